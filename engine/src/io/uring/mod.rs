@@ -1,0 +1,1 @@
+//! Production: one pinned thread a core.
