@@ -1,2 +1,0 @@
-//! The ceiling.
-fn main() {}

@@ -1,0 +1,171 @@
+//! What is sent back: canned bytes, or a piece of a file.
+
+use crate::connection::CutOff;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+/// An answer to a Produce of one batch, version 9: topic `bare`, partition 0, no error, offset 0.
+/// Its correlation id is to be filled in.
+const CANNED: [u8; 55] = *b"\0\0\0\x33\0\0\0\0\0\
+    \x02\x05bare\
+    \x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\0\x01\0\0\0\
+    \0\0\0\0\0";
+
+/// Where it has its correlation id.
+const CORRELATION_ID: std::ops::Range<usize> = 4..8;
+
+/// The most bytes of canned answers, and the most files, that wait for a peer that does not read.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+const WAITING_FILES_MAX: usize = 64 << 10;
+
+/// The answers of one connection.
+pub(crate) enum Answers {
+    Canned(Canned),
+    File(FromFile),
+}
+
+/// How far a send came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// All that may leave has left.
+    All,
+    /// The socket takes no more.
+    Blocked,
+}
+
+impl Answers {
+    /// Adds the answer to the request `id`.
+    pub(crate) fn push(&mut self, id: [u8; 4]) {
+        match self {
+            Self::Canned(canned) => canned.push(id),
+            Self::File(file) => file.waiting.push_back(id),
+        }
+    }
+
+    /// All answers so far wait for the commit that starts now.
+    pub(crate) fn commit(&mut self) {
+        if let Self::Canned(canned) = self {
+            canned.committing = canned.bytes.len();
+        }
+    }
+
+    /// That commit is done: they may leave.
+    pub(crate) fn release(&mut self) {
+        if let Self::Canned(canned) = self {
+            canned.ready = canned.committing;
+        }
+    }
+
+    /// Sends what may leave: everything, or (`released`) what was released.
+    pub(crate) fn send(&mut self, socket: &OwnedFd, released: bool) -> Result<Sent, CutOff> {
+        match self {
+            Self::Canned(canned) => {
+                if !released {
+                    canned.ready = canned.bytes.len();
+                }
+                canned.send(socket)
+            }
+            Self::File(file) => file.send(socket),
+        }
+    }
+}
+
+/// Canned answers in a row: `sent <= ready <= committing <= bytes.len()` cut it into what has
+/// left, may leave, waits for the commit that runs, and waits for the next one. (Where nothing is
+/// committed, `committing` stays behind and means nothing.)
+#[derive(Default)]
+pub(crate) struct Canned {
+    bytes: Vec<u8>,
+    sent: usize,
+    ready: usize,
+    committing: usize,
+}
+
+impl Canned {
+    fn push(&mut self, id: [u8; 4]) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&CANNED);
+        self.bytes[at..][CORRELATION_ID].copy_from_slice(&id);
+    }
+
+    fn send(&mut self, socket: &OwnedFd) -> Result<Sent, CutOff> {
+        while self.sent < self.ready {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(socket, &self.bytes[self.sent..self.ready], flags) {
+                Ok(sent) => self.sent += sent,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if self.bytes.len() - self.sent <= WAITING_BYTES_MAX => {
+                    return Ok(Sent::Blocked);
+                }
+                Err(_) => return Err(CutOff),
+            }
+        }
+        self.bytes.drain(..self.sent);
+        self.ready -= self.sent;
+        self.committing = self.committing.saturating_sub(self.sent);
+        self.sent = 0;
+        Ok(Sent::All)
+    }
+}
+
+/// Answers of a head, `[length][correlation id]`, and the next so many bytes of a file.
+pub(crate) struct FromFile {
+    source: Source,
+    waiting: VecDeque<[u8; 4]>,
+    /// What is left of the head that is being sent.
+    head: Vec<u8>,
+    /// What is left of its piece of the file, and where.
+    left: usize,
+    position: u64,
+}
+
+/// The file, and how much of it an answer has.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) file: Rc<OwnedFd>,
+    pub(crate) file_bytes: u64,
+    pub(crate) answer_bytes: u32,
+}
+
+impl FromFile {
+    pub(crate) fn new(source: Source) -> Self {
+        Self { source, waiting: VecDeque::new(), head: Vec::new(), left: 0, position: 0 }
+    }
+
+    fn send(&mut self, socket: &OwnedFd) -> Result<Sent, CutOff> {
+        loop {
+            let sent = if !self.head.is_empty() {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | SendFlags::MORE;
+                rustix::net::send(socket, &self.head, flags).map(|sent| {
+                    self.head.drain(..sent);
+                })
+            } else if self.left > 0 {
+                let file = &self.source.file;
+                rustix::fs::sendfile(socket, file, Some(&mut self.position), self.left)
+                    .and_then(|sent| if sent == 0 { Err(Errno::IO) } else { Ok(sent) })
+                    .map(|sent| self.left -= sent)
+            } else if let Some(id) = self.waiting.pop_front() {
+                let len = self.source.answer_bytes;
+                self.head.extend_from_slice(&(len + 4).to_be_bytes());
+                self.head.extend_from_slice(&id);
+                self.left = len as usize;
+                if self.position + u64::from(len) > self.source.file_bytes {
+                    self.position = 0;
+                }
+                Ok(())
+            } else {
+                return Ok(Sent::All);
+            };
+            match sent {
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if self.waiting.len() <= WAITING_FILES_MAX => {
+                    return Ok(Sent::Blocked);
+                }
+                Err(_) => return Err(CutOff),
+            }
+        }
+    }
+}

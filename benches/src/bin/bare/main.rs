@@ -1,0 +1,108 @@
+//! `bare`: a server without a protocol, the ceiling.
+#![allow(unsafe_code)] // The ring and its buffers are shared with the kernel: see `ring`.
+
+mod answers;
+mod commit;
+mod connection;
+mod file;
+mod ring;
+mod server;
+
+use clap::Parser;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// A server without a protocol: the ceiling of what this machine and its kernel can do.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Where the data files are; what an earlier run left there is removed
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// The core to run on
+    #[arg(long, default_value_t = 0)]
+    core: usize,
+    /// Answer when durable
+    #[arg(long, conflicts_with = "send_file")]
+    flush: bool,
+    /// Answer every request with a piece of a file
+    #[arg(long)]
+    send_file: bool,
+    /// Bytes of an answer of --send-file
+    #[arg(long, default_value_t = 1 << 20)]
+    bytes: u32,
+    /// Bytes of the file of --send-file
+    #[arg(long, default_value_t = 1 << 30)]
+    file_bytes: u64,
+    /// Files to append to: connection i appends to file i mod N
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    partitions: u16,
+    /// Roll a file at this length
+    #[arg(long, default_value_t = 1 << 30)]
+    segment_bytes: u64,
+    /// Remove the oldest files past this
+    #[arg(long, default_value_t = 2 << 30)]
+    keep_bytes: u64,
+    /// Look for work so many times before sleeping
+    #[arg(long, default_value_t = 0)]
+    spins: u32,
+    /// Lent receive buffers, a power of two
+    #[arg(long, default_value_t = 64)]
+    buffers: u16,
+    /// Bytes of a lent receive buffer
+    #[arg(long, default_value_t = 64 << 10)]
+    buffer_bytes: u32,
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    let mut core = rustix::thread::CpuSet::new();
+    core.set(args.core);
+    rustix::thread::sched_setaffinity(None, &core)?;
+
+    let ring = ring::Ring::new(args.core, args.buffers, args.buffer_bytes)?;
+    let service = if args.send_file {
+        server::Service::File(prepare(&args.data, args.file_bytes, args.bytes)?)
+    } else {
+        let limits =
+            file::Limits { segment_bytes: args.segment_bytes, keep_bytes: args.keep_bytes };
+        let files = file::Files::create(&args.data, usize::from(args.partitions), limits)?;
+        if args.flush {
+            server::Service::Durable(files, commit::Commits::create(&args.data)?)
+        } else {
+            server::Service::Written(files)
+        }
+    };
+    let listener = TcpListener::bind(args.listen)?;
+    println!("bare ready {} pid={}", listener.local_addr()?, std::process::id());
+    io::stdout().flush()?;
+    server::run(ring, &listener, service, args.spins)
+}
+
+/// Makes the file of `--send-file` in `dir`: written, so it is in the page cache.
+fn prepare(dir: &Path, file_bytes: u64, answer_bytes: u32) -> io::Result<answers::Source> {
+    if u64::from(answer_bytes) > file_bytes {
+        return Err(io::Error::other("an answer (--bytes) is longer than its file (--file-bytes)"));
+    }
+    std::fs::create_dir_all(dir)?;
+    let mut file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(dir.join("answers.bare"))?;
+    let mut left = file_bytes;
+    let mut piece = vec![0_u8; 1 << 20];
+    while left > 0 {
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+        file.write_all(&piece[..len])?;
+        left -= len as u64;
+        piece.iter_mut().for_each(|b| *b = b.wrapping_add(1));
+    }
+    Ok(answers::Source { file: Rc::new(file.into()), file_bytes, answer_bytes })
+}
