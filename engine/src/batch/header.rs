@@ -7,6 +7,7 @@
 //! 51 producer epoch i16     53 base sequence i32         57 record count i32   61 records
 //! ```
 
+use super::crc::crc32c_of_two;
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use zerocopy::byteorder::big_endian::{I16, I32, I64, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -255,6 +256,12 @@ impl Header {
     #[must_use]
     pub fn count(&self) -> i32 {
         self.count.get()
+    }
+
+    /// Sets the CRC that belongs to this head before `body`.
+    pub(super) fn sign(&mut self, body: &[u8]) {
+        let crc = crc32c_of_two(self.to_bytes().get(CRC_FROM..).unwrap_or_default(), body);
+        self.crc.set(crc);
     }
 
     fn has(&self, bit: i16) -> bool {

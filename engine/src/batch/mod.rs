@@ -8,117 +8,41 @@
 //!
 //! **Invariant:** a [`Batch`] is exactly one batch whose CRC was right when it was parsed.
 
+mod build;
+mod check;
+mod codec;
 mod crc;
+mod fault;
 mod header;
+mod records;
+mod varint;
 mod walk;
 
 #[cfg(test)]
 mod tests;
 
+pub use build::{BatchBuilder, BuildError};
+pub use check::{Check, TimestampBounds};
+pub use codec::InflateError;
 pub use crc::{crc32c, crc32c_of_two};
+pub use fault::Fault;
 pub use header::{Codec, HEADER_BYTES, Header, MAGIC, TimestampType};
+pub use records::{Headers, Record, RecordFault, RecordIter, Records};
+pub(crate) use walk::frame_head;
 pub use walk::{BatchView, Batches, StoredFault, announced_bytes, frame, validate_stored};
 
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use bytes::Bytes;
+use check::{check_head, check_records};
 use header::{CRC_FROM, LOG_APPEND_TIME, MAGIC_AT};
-
-/// How much of a batch is looked at before it is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// The head and the CRC; the records stay opaque.
-    Opaque,
-}
-
-/// Why a batch from a client is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// No batch at all. Kafka: 87, as for every fault that names no other code.
-    #[error("no batch: send exactly one a partition")]
-    Empty,
-    /// Another message format. Kafka: 87.
-    #[error("format {0} of a batch: only format 2 (Kafka 0.11 and later) is accepted")]
-    Magic(i8),
-    /// Fewer bytes than the batch announces. Kafka: 87 (an incomplete batch is none).
-    #[error("the batch announces {need} bytes and {have} came")]
-    Incomplete {
-        /// Bytes that the batch should have.
-        need: usize,
-        /// Bytes that came.
-        have: usize,
-    },
-    /// Bytes after the first batch. Kafka: 87.
-    #[error("{extra} bytes follow the batch: send exactly one a partition")]
-    More {
-        /// Bytes after the end of the first batch.
-        extra: usize,
-    },
-    /// A length field that leaves no room for a head. Kafka: 2.
-    #[error("a length field of {length} is too short for a batch")]
-    Length {
-        /// The length field.
-        length: i32,
-    },
-    /// The bytes are not the ones that were sent. Kafka: 2.
-    #[error("the batch's CRC-32C is {computed:08x}, its head says {stored:08x}: it was damaged")]
-    Crc {
-        /// What the head says.
-        stored: u32,
-        /// What the bytes say.
-        computed: u32,
-    },
-    /// A count that is not positive or not the number of offsets. Kafka: 87.
-    #[error("{count} records with a last offset delta of {last_offset_delta}")]
-    Count {
-        /// The record count.
-        count: i32,
-        /// The last offset delta, one less than the count in a client's batch.
-        last_offset_delta: i32,
-    },
-    /// A compression codec that does not exist. Kafka: 76.
-    #[error("compression codec {0} is unknown: use gzip, snappy, lz4 or zstd")]
-    Codec(u8),
-    /// A control batch from a client. Kafka: 87.
-    #[error("control batches are written by brokers only")]
-    Control,
-    /// A producer id without a usable sequence or epoch, or the reverse. Kafka: 87.
-    #[error("producer id {id} with epoch {epoch} and sequence {sequence}")]
-    Producer {
-        /// The producer id.
-        id: i64,
-        /// The producer epoch.
-        epoch: i16,
-        /// The base sequence.
-        sequence: i32,
-    },
-    /// A transactional batch that does not say whose. Kafka: 87.
-    #[error("a transactional batch without a producer id")]
-    Transactional,
-    /// A timestamp outside the topic's bounds, now. Kafka: 32.
-    #[error(
-        "timestamp {timestamp:?} is out of range at {now:?}: up to {before_max_ms} ms before and \
-         {after_max_ms} ms after are accepted (message.timestamp.before.max.ms, ...after.max.ms)"
-    )]
-    Timestamp {
-        /// The timestamp out of bounds.
-        timestamp: Timestamp,
-        /// The broker's clock.
-        now: Timestamp,
-        /// `message.timestamp.before.max.ms`.
-        before_max_ms: i64,
-        /// `message.timestamp.after.max.ms`.
-        after_max_ms: i64,
-    },
-    /// A client that claims the broker's timestamp type. Kafka: 32.
-    #[error("a producer must not set the timestamp type LogAppendTime")]
-    TimestampType,
-}
 
 /// One whole batch that passed [`Batch::parse`], byte for byte as it came.
 #[derive(Clone, Debug)]
 pub struct Batch {
     header: Header,
     wire: Bytes,
+    oldest_timestamp: Timestamp,
+    null_key: Option<bool>,
 }
 
 impl Batch {
@@ -139,7 +63,7 @@ impl Batch {
     ///
     /// # Errors
     /// Every [`Fault`] but `Control` and those of timestamps.
-    pub fn parse_internal(wire: Bytes, _check: Check) -> Result<Self, Fault> {
+    pub fn parse_internal(wire: Bytes, check: Check) -> Result<Self, Fault> {
         let have = wire.len();
         if have == 0 {
             return Err(Fault::Empty);
@@ -167,7 +91,20 @@ impl Batch {
             return Err(Fault::Crc { stored, computed });
         }
         check_head(&header)?;
-        Ok(Self { header, wire })
+        let mut batch = Self::trusted(header, wire);
+        if let Check::Full { inflated_bytes_max } = check {
+            let seen = check_records(&header, batch.body(), inflated_bytes_max)?;
+            batch.oldest_timestamp = seen.oldest;
+            batch.null_key = Some(seen.null_key);
+            if seen.newest != header.max_timestamp()
+                && header.timestamp_type() == TimestampType::CreateTime
+            {
+                // As Kafka: what the producer says of its records gives way to what they say.
+                batch.header.max_timestamp.set(seen.newest.0);
+                batch.header.sign(batch.wire.get(HEADER_BYTES..).unwrap_or_default());
+            }
+        }
+        Ok(batch)
     }
 
     /// Takes `wire` as one batch that a broker has stamped and stored: offsets, and gaps in them,
@@ -180,10 +117,21 @@ impl Batch {
         if header.total_bytes() != Some(wire.len()) {
             return Err(StoredFault::Length { length: header.length() });
         }
-        Ok(Self { header, wire })
+        Ok(Self::trusted(header, wire))
     }
 
-    /// Its head, as it came.
+    /// Begins a batch of the caller's own.
+    pub fn build() -> BatchBuilder {
+        BatchBuilder::new()
+    }
+
+    /// A batch out of parts that are known to fit.
+    fn trusted(header: Header, wire: Bytes) -> Self {
+        Self { header, wire, oldest_timestamp: header.base_timestamp(), null_key: None }
+    }
+
+    /// Its head, as it came; but [`Check::Full`] puts a wrong maximum timestamp (and the CRC)
+    /// right.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
@@ -205,6 +153,27 @@ impl Batch {
     #[must_use]
     pub fn total_bytes(&self) -> usize {
         self.wire.len()
+    }
+
+    /// The oldest timestamp of its records as far as is known: the first one's, or after
+    /// [`Check::Full`] the true one.
+    #[must_use]
+    pub fn oldest_timestamp(&self) -> Timestamp {
+        self.oldest_timestamp
+    }
+
+    /// Whether a record has no key, if that was looked at ([`Check::Full`]).
+    #[must_use]
+    pub fn has_null_key(&self) -> Option<bool> {
+        self.null_key
+    }
+
+    /// Its records, at most `max_bytes` of them once inflated.
+    ///
+    /// # Errors
+    /// [`RecordFault::Codec`], [`RecordFault::Inflate`].
+    pub fn records(&self, max_bytes: usize) -> Result<Records<'_>, RecordFault> {
+        Records::new(&self.header, self.body(), max_bytes)
     }
 
     /// How many offsets the batch takes.
@@ -229,73 +198,15 @@ impl Batch {
             // As Kafka: the base timestamp stays, for the records' deltas count from it.
             head.attributes.set(head.attributes.get() | LOG_APPEND_TIME);
             head.max_timestamp.set(now.0);
-            let crc =
-                crc32c_of_two(head.to_bytes().get(CRC_FROM..).unwrap_or_default(), self.body());
-            head.crc.set(crc);
+            head.sign(self.body());
         }
         head
     }
-}
 
-/// What must hold of a head before any record is looked at.
-fn check_head(header: &Header) -> Result<(), Fault> {
-    let (count, last_offset_delta) = (header.count(), header.last_offset_delta());
-    if count <= 0 || last_offset_delta != count - 1 {
-        return Err(Fault::Count { count, last_offset_delta });
-    }
-    if header.codec().is_none() {
-        let id = header.attributes() & header::CODEC_MASK;
-        return Err(Fault::Codec(u8::try_from(id).unwrap_or(u8::MAX)));
-    }
-    let (id, epoch, sequence) =
-        (header.producer_id().0, header.producer_epoch().0, header.base_sequence().0);
-    // A marker carries its producer's id and epoch, but no sequence.
-    let numbered = epoch >= 0 && (sequence >= 0 || header.is_control());
-    if id >= 0 && !numbered {
-        return Err(Fault::Producer { id, epoch, sequence });
-    }
-    if id < 0 && header.is_transactional() {
-        return Err(Fault::Transactional);
-    }
-    Ok(())
-}
-
-/// How far a producer's timestamps may lie from the broker's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimestampBounds {
-    /// `message.timestamp.before.max.ms`.
-    pub before_max_ms: i64,
-    /// `message.timestamp.after.max.ms`.
-    pub after_max_ms: i64,
-}
-
-impl TimestampBounds {
-    /// Checks the first and the largest timestamp of a batch, for a topic of type `kind`. Without
-    /// this one client could make a segment immortal: retention goes by the largest timestamp.
-    ///
-    /// # Errors
-    /// [`Fault::Timestamp`], [`Fault::TimestampType`].
-    pub fn check(self, header: &Header, kind: TimestampType, now: Timestamp) -> Result<(), Fault> {
-        if header.timestamp_type() == TimestampType::LogAppendTime {
-            return Err(Fault::TimestampType);
-        }
-        if kind == TimestampType::LogAppendTime {
-            return Ok(());
-        }
-        for timestamp in [header.base_timestamp(), header.max_timestamp()] {
-            if timestamp == Timestamp::NONE {
-                continue;
-            }
-            let age_ms = now.0.saturating_sub(timestamp.0);
-            if age_ms > self.before_max_ms || age_ms.saturating_neg() > self.after_max_ms {
-                return Err(Fault::Timestamp {
-                    timestamp,
-                    now,
-                    before_max_ms: self.before_max_ms,
-                    after_max_ms: self.after_max_ms,
-                });
-            }
-        }
-        Ok(())
+    /// The whole batch as the leader stores it, in a buffer of its own.
+    #[must_use]
+    pub fn to_stored(&self, base_offset: Offset, leader_epoch: LeaderEpoch) -> Bytes {
+        let head = self.stamp(base_offset, leader_epoch, None);
+        Bytes::from([&head.to_bytes()[..], self.body()].concat())
     }
 }

@@ -74,6 +74,16 @@ pub fn frame(bytes: &[u8]) -> Result<BatchView<'_>, StoredFault> {
     let Some(header) = Header::read(bytes) else {
         return Err(StoredFault::Incomplete { need: HEADER_BYTES, have });
     };
+    let need = frame_head(header, have)?;
+    let bytes = bytes.get(..need).ok_or(StoredFault::Incomplete { need, have })?;
+    Ok(BatchView { position: 0, header, bytes })
+}
+
+/// The bytes of the whole batch whose head this is, of which `have` are there.
+///
+/// # Errors
+/// Every [`StoredFault`] but `Crc`.
+pub(crate) fn frame_head(header: &Header, have: usize) -> Result<usize, StoredFault> {
     let Some(need) = header.total_bytes() else {
         return Err(StoredFault::Length { length: header.length() });
     };
@@ -84,10 +94,7 @@ pub fn frame(bytes: &[u8]) -> Result<BatchView<'_>, StoredFault> {
     if base.0 < 0 || delta < 0 || base.0.checked_add(i64::from(delta) + 1).is_none() {
         return Err(StoredFault::Offsets { base, delta });
     }
-    match bytes.get(..need) {
-        Some(bytes) => Ok(BatchView { position: 0, header, bytes }),
-        None => Err(StoredFault::Incomplete { need, have }),
-    }
+    if need <= have { Ok(need) } else { Err(StoredFault::Incomplete { need, have }) }
 }
 
 /// The head of the batch at the start of `bytes`, once its frame and its CRC are found right. For
