@@ -1,0 +1,93 @@
+"""Installs the clients, pinned, into $KARIZ_CI_CACHE (default ~/.cache/kariz-ci).
+
+Each lies in a directory named after a hash of what defines it, so a second run finds it
+and an edited pin makes a new one. `python3 install.py` alone fills the cache.
+"""
+
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+
+HERE = pathlib.Path(__file__).parent
+CACHE = pathlib.Path(os.environ.get("KARIZ_CI_CACHE") or pathlib.Path.home() / ".cache/kariz-ci")
+
+
+def python():
+    """The interpreter of an environment with kafka-python and confluent-kafka."""
+
+    def build(home):
+        call("python3", "-m", "venv", home)
+        call(home / "bin/python", "-m", "pip", "install", "--quiet",
+             "--disable-pip-version-check", "--only-binary=:all:",
+             "-r", HERE / "python/requirements.txt")
+
+    return cached("python", ["python/requirements.txt"], build) / "bin/python"
+
+
+def node_modules():
+    """The directory with kafkajs and its codecs, for NODE_PATH."""
+
+    def build(home):
+        for name in ["package.json", "package-lock.json"]:
+            shutil.copy(HERE / "kafkajs" / name, home)
+        call("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=home)
+
+    return cached("kafkajs", ["kafkajs/package.json", "kafkajs/package-lock.json"], build) / "node_modules"
+
+
+def franz_go():
+    """The compiled franz-go client."""
+    inputs = ["franz-go/main.go", "franz-go/go.mod", "franz-go/go.sum"]
+
+    def build(home):
+        call("go", "build", "-o", home / "franz-go", ".", cwd=HERE / "franz-go")
+
+    return cached("franz-go", inputs, build) / "franz-go"
+
+
+def java():
+    """The class path of Kafka's tools and of our program for Kafka's client."""
+
+    def build(home):
+        call("mvn", "-q", "-B", "-f", HERE / "java/pom.xml", "dependency:copy-dependencies",
+             f"-DoutputDirectory={home}/libs", "-DincludeScope=runtime")
+        call("javac", "-cp", f"{home}/libs/*", "-d", home, HERE / "java/Client.java")
+
+    home = cached("java", ["java/pom.xml", "java/Client.java"], build)
+    return f"{home}:{home}/libs/*"
+
+
+def kcat():
+    """kcat, from Debian if the machine has none."""
+    if not shutil.which("kcat"):
+        quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+        call("apt-get", "update", "-qq", env=quiet)
+        call("apt-get", "install", "-y", "-qq", "--no-install-recommends", "kcat", env=quiet)
+    return "kcat"
+
+
+def cached(name, inputs, build):
+    """The directory that `build` filled from `inputs`, now or in an earlier run."""
+    digest = hashlib.sha256()
+    for path in inputs:
+        digest.update((HERE / path).read_bytes())
+    home = CACHE / f"{name}-{digest.hexdigest()[:12]}"
+    # An environment of Python cannot be moved once made, so a mark says that all of it is there.
+    if not (home / ".complete").exists():
+        print(f"installing {name} into {home}", flush=True)
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        build(home)
+        (home / ".complete").touch()
+    return home
+
+
+def call(*command, **options):
+    subprocess.run([str(word) for word in command], check=True, stdin=subprocess.DEVNULL, **options)
+
+
+if __name__ == "__main__":
+    for install in [kcat, python, node_modules, franz_go, java]:
+        print(install.__name__, install())
