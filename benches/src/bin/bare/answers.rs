@@ -27,15 +27,6 @@ pub(crate) enum Answers {
     File(FromFile),
 }
 
-/// How far a send came.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// All that may leave has left.
-    All,
-    /// The socket takes no more.
-    Blocked,
-}
-
 impl Answers {
     /// Adds the answer to the request `id`.
     pub(crate) fn push(&mut self, id: [u8; 4]) {
@@ -44,44 +35,17 @@ impl Answers {
             Self::File(file) => file.waiting.push_back(id),
         }
     }
-
-    /// All answers so far wait for the commit that starts now.
-    pub(crate) fn commit(&mut self) {
-        if let Self::Canned(canned) = self {
-            canned.committing = canned.bytes.len();
-        }
-    }
-
-    /// That commit is done: they may leave.
-    pub(crate) fn release(&mut self) {
-        if let Self::Canned(canned) = self {
-            canned.ready = canned.committing;
-        }
-    }
-
-    /// Sends what may leave: everything, or (`released`) what was released.
-    pub(crate) fn send(&mut self, socket: &OwnedFd, released: bool) -> Result<Sent, CutOff> {
-        match self {
-            Self::Canned(canned) => {
-                if !released {
-                    canned.ready = canned.bytes.len();
-                }
-                canned.send(socket)
-            }
-            Self::File(file) => file.send(socket),
-        }
-    }
 }
 
-/// Canned answers in a row: `sent <= ready <= committing <= bytes.len()` cut it into what has
-/// left, may leave, waits for the commit that runs, and waits for the next one. (Where nothing is
-/// committed, `committing` stays behind and means nothing.)
+/// Canned answers in a row: those before `ready` may leave, those before `committing` wait for
+/// the commit that runs, the others for the next one.
 #[derive(Default)]
 pub(crate) struct Canned {
     bytes: Vec<u8>,
-    sent: usize,
     ready: usize,
     committing: usize,
+    /// An empty buffer, used in turns with `bytes`.
+    spare: Vec<u8>,
 }
 
 impl Canned {
@@ -91,24 +55,46 @@ impl Canned {
         self.bytes[at..][CORRELATION_ID].copy_from_slice(&id);
     }
 
-    fn send(&mut self, socket: &OwnedFd) -> Result<Sent, CutOff> {
-        while self.sent < self.ready {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(socket, &self.bytes[self.sent..self.ready], flags) {
-                Ok(sent) => self.sent += sent,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if self.bytes.len() - self.sent <= WAITING_BYTES_MAX => {
-                    return Ok(Sent::Blocked);
-                }
-                Err(_) => return Err(CutOff),
-            }
-        }
-        self.bytes.drain(..self.sent);
-        self.ready -= self.sent;
-        self.committing = self.committing.saturating_sub(self.sent);
-        self.sent = 0;
-        Ok(Sent::All)
+    /// All so far wait for the commit that starts now.
+    pub(crate) fn commit(&mut self) {
+        self.committing = self.bytes.len();
     }
+
+    /// That commit is done: they may leave.
+    pub(crate) fn release(&mut self) {
+        self.ready = self.committing;
+    }
+
+    /// Takes what may leave.
+    pub(crate) fn take(&mut self) -> Result<Option<Vec<u8>>, CutOff> {
+        if self.bytes.len() > WAITING_BYTES_MAX {
+            return Err(CutOff);
+        }
+        if self.ready == 0 {
+            return Ok(None);
+        }
+        let mut taken = std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare));
+        self.bytes.extend_from_slice(&taken[self.ready..]);
+        taken.truncate(self.ready);
+        self.committing -= self.ready;
+        self.ready = 0;
+        Ok(Some(taken))
+    }
+
+    /// Gives a buffer back that was taken and has left.
+    pub(crate) fn give_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare = buffer;
+    }
+}
+
+/// How far sending from a file came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// All answers have left.
+    All,
+    /// The socket takes no more.
+    Blocked,
 }
 
 /// Answers of a head, `[length][correlation id]`, and the next so many bytes of a file.
@@ -135,7 +121,8 @@ impl FromFile {
         Self { source, waiting: VecDeque::new(), head: Vec::new(), left: 0, position: 0 }
     }
 
-    fn send(&mut self, socket: &OwnedFd) -> Result<Sent, CutOff> {
+    /// Sends as much as the socket takes.
+    pub(crate) fn send(&mut self, socket: &OwnedFd) -> Result<Sent, CutOff> {
         loop {
             let sent = if !self.head.is_empty() {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | SendFlags::MORE;

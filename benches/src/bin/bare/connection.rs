@@ -20,8 +20,8 @@ pub(crate) struct Connection {
     pub(crate) answers: Answers,
     /// Whether the ring has a receive of it.
     pub(crate) receiving: bool,
-    /// Whether the ring was asked to say when it can take bytes again.
-    pub(crate) blocked: bool,
+    /// Whether the ring sends, or was asked to say when the socket takes bytes again.
+    pub(crate) sending: bool,
     /// Whether it is on the list of those that have answers in this turn, in this group.
     pub(crate) listed: bool,
 }

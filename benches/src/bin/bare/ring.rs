@@ -4,7 +4,7 @@
 //!
 //! - the lent buffers. The kernel owns a buffer from the moment its entry is published until a
 //!   completion names it; from then on this side owns it, as a [`Lent`], until it is given back.
-//! - the path of a file to remove, which the ring keeps until its completion.
+//! - what is sent, and the paths of files to remove. The ring keeps them until their completion.
 //!
 //! **Invariant:** a buffer has one owner. A [`Lent`] is made only from a completion, cannot be
 //! copied, and [`Ring::give_back`] consumes it.
@@ -38,6 +38,7 @@ const RECEIVE: u64 = 1;
 const WRITABLE: u64 = 2;
 const SYNC: u64 = 3;
 const REMOVE: u64 = 4;
+const SEND: u64 = 5;
 
 /// Whose completion it is: the lower 32 bits.
 const SLOT_MASK: u64 = 0xffff_ffff;
@@ -52,6 +53,8 @@ pub(crate) enum Event {
     Starved { slot: u32 },
     /// Nothing more will come on the connection `slot`.
     Ended { slot: u32 },
+    /// What was sent on the connection `slot`: all of it, unless the connection is broken.
+    Sent { slot: u32, bytes: Vec<u8>, whole: bool },
     /// The connection `slot` can take bytes again, or is broken.
     Writable { slot: u32 },
     /// A file's bytes are on the disk, or cannot be brought there.
@@ -79,6 +82,8 @@ pub(crate) struct Ring {
     uring: IoUring,
     pool: Pool,
     completions: Vec<cqueue::Entry>,
+    /// By slot, what the kernel sends.
+    sending: Vec<Vec<u8>>,
     removing: Vec<Option<CString>>,
 }
 
@@ -104,7 +109,7 @@ impl Ring {
                 0,
             )?;
         }
-        Ok(Self { uring, pool, completions: Vec::new(), removing: Vec::new() })
+        Ok(Self { uring, pool, completions: Vec::new(), sending: Vec::new(), removing: Vec::new() })
     }
 
     /// Asks for every connection that comes to `listener`, as [`Event::Accepted`].
@@ -120,6 +125,27 @@ impl Ring {
     pub(crate) fn receive(&mut self, slot: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
         let receive = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build();
         self.push(RECEIVE, slot, receive)
+    }
+
+    /// Sends all of `bytes`: [`Event::Sent`]. One send a connection at a time.
+    pub(crate) fn send(
+        &mut self,
+        slot: u32,
+        socket: BorrowedFd<'_>,
+        bytes: Vec<u8>,
+    ) -> io::Result<()> {
+        let index = slot as usize;
+        if self.sending.len() <= index {
+            self.sending.resize_with(index + 1, Vec::new);
+        }
+        assert!(self.sending[index].is_empty(), "connection {slot} sends already");
+        let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        // All of them: the kernel goes on by itself after a short send.
+        let send = opcode::Send::new(Fd(socket.as_raw_fd()), bytes.as_ptr(), len)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+        self.sending[index] = bytes;
+        self.push(SEND, slot, send)
     }
 
     /// Asks to hear, once, that `socket` can take bytes: [`Event::Writable`].
@@ -207,6 +233,11 @@ impl Ring {
                 _ if result == -libc::ENOBUFS => Event::Starved { slot },
                 _ => Event::Ended { slot },
             },
+            SEND => {
+                let bytes = std::mem::take(&mut self.sending[slot as usize]);
+                let whole = usize::try_from(result).is_ok_and(|sent| sent == bytes.len());
+                Event::Sent { slot, bytes, whole }
+            }
             WRITABLE => Event::Writable { slot },
             SYNC => Event::Synced(done),
             REMOVE => {
@@ -220,9 +251,10 @@ impl Ring {
     fn push(&mut self, op: u64, slot: u32, entry: squeue::Entry) -> io::Result<()> {
         let entry = entry.user_data(op << 32 | u64::from(slot));
         loop {
-            // SAFETY: the operations pushed here name no memory of ours but a path, which
-            // `removing` keeps until its completion, and the lent buffers, which live as long as
-            // the ring. A descriptor that is closed early makes the operation fail, no more.
+            // SAFETY: the memory that operations name lives until their completions: the lent
+            // buffers as long as the ring, bytes in `sending` and paths in `removing` (moving a
+            // `Vec` or a `CString` does not move what it holds). A descriptor that is closed
+            // early makes the operation fail, no more.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return Ok(());
             }

@@ -77,7 +77,7 @@ impl Server {
                     frames,
                     answers,
                     receiving: true,
-                    blocked: false,
+                    sending: false,
                     listed: false,
                 };
                 let slot = number(self.connections.insert(connection))?;
@@ -109,9 +109,21 @@ impl Server {
                 }
                 Ok(())
             }
+            Event::Sent { slot, bytes, whole } => {
+                if let Some(connection) = self.connections.get_mut(slot as usize) {
+                    connection.sending = false;
+                    match &mut connection.answers {
+                        Answers::Canned(canned) if whole => canned.give_back(bytes),
+                        _ => connection.cut_off(),
+                    }
+                    self.send(ring, slot)?;
+                    self.forget(slot);
+                }
+                Ok(())
+            }
             Event::Writable { slot } => {
                 if let Some(connection) = self.connections.get_mut(slot as usize) {
-                    connection.blocked = false;
+                    connection.sending = false;
                     self.send(ring, slot)?;
                     self.forget(slot);
                 }
@@ -124,7 +136,9 @@ impl Server {
                 {
                     for slot in std::mem::take(&mut self.committing) {
                         if let Some(connection) = self.connections.get_mut(slot as usize) {
-                            connection.answers.release();
+                            if let Answers::Canned(canned) = &mut connection.answers {
+                                canned.release();
+                            }
                             self.send(ring, slot)?;
                         }
                     }
@@ -157,7 +171,9 @@ impl Server {
                 for slot in &self.committing {
                     if let Some(connection) = self.connections.get_mut(*slot as usize) {
                         connection.listed = false;
-                        connection.answers.commit();
+                        if let Answers::Canned(canned) = &mut connection.answers {
+                            canned.commit();
+                        }
                     }
                 }
             }
@@ -181,19 +197,36 @@ impl Server {
         }
     }
 
+    /// Sends what may leave on a connection, unless it sends already.
     fn send(&mut self, ring: &mut Ring, slot: u32) -> io::Result<()> {
-        let released = matches!(self.service, Service::Durable(..));
         let Some(connection) = self.connections.get_mut(slot as usize) else { return Ok(()) };
-        if connection.blocked {
+        if connection.sending || !connection.receiving {
             return Ok(());
         }
-        match connection.answers.send(&connection.socket, released) {
-            Ok(Sent::All) => {}
-            Ok(Sent::Blocked) => {
-                connection.blocked = true;
-                ring.writable(slot, connection.socket.as_fd())?;
+        let socket = &connection.socket;
+        match &mut connection.answers {
+            Answers::Canned(canned) => {
+                if !matches!(self.service, Service::Durable(..)) {
+                    canned.commit();
+                    canned.release();
+                }
+                match canned.take() {
+                    Ok(Some(bytes)) => {
+                        connection.sending = true;
+                        ring.send(slot, socket.as_fd(), bytes)?;
+                    }
+                    Ok(None) => {}
+                    Err(CutOff) => connection.cut_off(),
+                }
             }
-            Err(CutOff) => connection.cut_off(),
+            Answers::File(file) => match file.send(socket) {
+                Ok(Sent::All) => {}
+                Ok(Sent::Blocked) => {
+                    connection.sending = true;
+                    ring.writable(slot, socket.as_fd())?;
+                }
+                Err(CutOff) => connection.cut_off(),
+            },
         }
         Ok(())
     }
@@ -201,7 +234,7 @@ impl Server {
     /// Closes a connection that has ended, once the ring has nothing of it.
     fn forget(&mut self, slot: u32) {
         let slot = slot as usize;
-        if self.connections.get(slot).is_some_and(|c| !c.receiving && !c.blocked) {
+        if self.connections.get(slot).is_some_and(|c| !c.receiving && !c.sending) {
             self.connections.remove(slot);
         }
     }
