@@ -30,7 +30,7 @@ import time
 import check
 import clients
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
+KARIZ = os.environ.get("KARIZ") or pathlib.Path(__file__).resolve().parents[3] / "target/release/kariz"
 PARTITIONS = 6
 # Distinct keys: enough for every partition to get some from any partitioner.
 KEYS = 1000
@@ -56,6 +56,8 @@ def main():
         if not chosen.clients or "kcat" in chosen.clients:
             run.check("kcat auto-creation", run.auto_creation)
         run.check("stop", broker.stop)
+        if broker.process:
+            run.check("kariz check", broker.check)
         if broker.data:
             run.check("DumpLogSegments", run.dump_log_segments)
     if run.failed:
@@ -82,10 +84,9 @@ class Broker:
         if self.bootstrap:
             return self
         self.data = self.work / "data"
-        kariz = os.environ.get("KARIZ", ROOT / "target/release/kariz")
         with open(self.work / "server.log", "wb") as log:
             self.process = subprocess.Popen(
-                [kariz, "serve", "--data", self.data, "--listen", "127.0.0.1:0", "--cores", "0,1"],
+                [KARIZ, "serve", "--data", self.data, "--listen", "127.0.0.1:0", "--cores", "0,1"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         line = b""
         if select.select([self.process.stdout], [], [], READY_SECONDS)[0]:
@@ -106,6 +107,13 @@ class Broker:
         status = self.process.wait(STOP_SECONDS)
         if status != 0:
             raise check.Violation(f"the server ended with status {status}")
+
+    def check(self):
+        """Our own verdict on the stopped server's directory."""
+        done = subprocess.run([KARIZ, "check", self.data], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        if done.returncode != 0:
+            raise check.Violation(f"status {done.returncode}: {done.stdout[-2000:].decode()}")
 
     def __exit__(self, *_):
         if self.process and self.process.poll() is None:
