@@ -12,6 +12,7 @@
 //! | [`messages`] | one module an API, with its `Request` and `Response` |
 //! | [`header`] | request and response headers; whole frames |
 //! | [`frame`] | cutting a stream of chunks into frames |
+//! | [`metadata_log`] | the values of the records of `__cluster_metadata` |
 //!
 //! A server cuts a frame, reads its [`RequestHeader`](header::RequestHeader) and then the body:
 //!
@@ -39,6 +40,7 @@ pub mod error_code;
 pub mod frame;
 pub mod header;
 pub mod messages;
+pub mod metadata_log;
 pub mod writer;
 
 pub use api::ApiKey;
