@@ -147,8 +147,8 @@ impl Message for Request {
     const API: ApiKey = ApiKey::Metadata;
 
     fn read(c: &mut Cursor<'_>, version: i16) -> Result<Self, DecodeError> {
-        // Of a topic there is at least its name's length.
-        let mut topics = c.nullable_array(1, |c| {
+        // Of a topic there is at least its name: two bytes of length, or one and no tags.
+        let mut topics = c.nullable_array(2, |c| {
             let topic = TopicRequest {
                 topic_id: uuid_since(10, c, version)?,
                 name: if version >= 10 {
