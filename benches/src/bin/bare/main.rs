@@ -1,5 +1,38 @@
-//! `bare`: a server without a protocol, the ceiling.
-#![allow(unsafe_code)] // The ring and its buffers are shared with the kernel: see `ring`.
+//! `bare`: a server without a protocol, the ceiling that every result is a share of.
+//!
+//! It does what any server of a log must do with the same bytes on the same connections, and
+//! nothing else: no protocol, no checks, no offsets. One turn of its loop:
+//!
+//! ```text
+//! one io_uring_enter      sends the last turn's answers, receives from every connection
+//!  -> ring                multishot receives into lent buffers
+//!  -> connection          cuts frames by their length, for the correlation id
+//!  -> file                one pwritev a file of all that came; the buffers go back
+//!  -> commit (--flush)    one fdatasync a group; the next group gathers meanwhile
+//!  -> answers             canned bytes, or (--send-file) a piece of a file by sendfile
+//! ```
+//!
+//! What comes is appended as it comes, length prefixes and heads included, a buffer a slice: more
+//! bytes than a server has to store, but no copy and no slice a request.
+//!
+//! # Why it is built so
+//!
+//! Server CPU a request, medians of three to five runs of 2 s taken in turns, 64 connections; two
+//! vCPUs of a shared host, other work on them, so only the ratios mean anything. Small: 190-byte
+//! frames, 16 in flight; large: 16,600-byte frames, 16 in flight.
+//!
+//! | Choice | Taken | Instead |
+//! |---|---|---|
+//! | answers through the ring, or one `send` a connection | small 430 ns | 489 ns |
+//! | multishot receive, or a receive at a time | small 366 ns, large 6.6 us | 389 ns, 10.3 us |
+//! | 64 lent buffers of 64 KiB (16 or 32 KiB; 16, 32 or 256 of them) | large 6.6 us | 6.9 to 8.8 us; small within the noise |
+//! | sleep at once, or look 1,000 times first | one connection, one in flight 14.8 us | 16.0 us, but p50 10.9 us instead of 15.2 |
+//!
+//! A large request is two copies (out of the socket, into the page cache: two thirds of its time),
+//! a small one the way of TCP. `--spins` is off: it buys latency with CPU, and CPU is compared.
+
+// The ring and its buffers are shared with the kernel: see `ring`, where all of it is.
+#![allow(unsafe_code)]
 
 mod answers;
 mod commit;
@@ -48,7 +81,7 @@ struct Args {
     /// Remove the oldest files past this
     #[arg(long, default_value_t = 2 << 30)]
     keep_bytes: u64,
-    /// Look for work so many times before sleeping
+    /// Look for work so many times before sleeping: less latency for more CPU
     #[arg(long, default_value_t = 0)]
     spins: u32,
     /// Lent receive buffers, a power of two

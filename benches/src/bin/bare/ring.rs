@@ -176,18 +176,28 @@ impl Ring {
         self.push(REMOVE, slot, unlink)
     }
 
-    /// Submits what was asked for and waits for an event.
-    pub(crate) fn turn(&mut self) -> io::Result<()> {
-        match self.uring.submit_and_wait(1) {
+    /// Submits what was asked for and waits for an event: looks for one `spins` times, then
+    /// sleeps.
+    pub(crate) fn turn(&mut self, spins: u32) -> io::Result<()> {
+        if spins > 0 {
+            self.enter(0)?;
+        }
+        for _ in 0..spins {
+            // Two loads, no system call: completions, or work that will become some.
+            if !self.uring.completion().is_empty() || self.uring.submission().taskrun() {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        self.enter(1)
+    }
+
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        match self.uring.submit_and_wait(want) {
             Ok(_) => Ok(()),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => Ok(()),
             Err(e) => Err(e),
         }
-    }
-
-    /// Whether events wait, or work that will become events. Two loads, no system call.
-    pub(crate) fn has_work(&mut self) -> bool {
-        !self.uring.completion().is_empty() || self.uring.submission().taskrun()
     }
 
     /// Hands what has happened to `handle`, which may ask the ring for more.

@@ -36,12 +36,7 @@ pub(crate) fn run(
         dropped: Vec::new(),
     };
     loop {
-        let mut left = spins;
-        while left > 0 && !ring.has_work() {
-            std::hint::spin_loop();
-            left -= 1;
-        }
-        ring.turn()?;
+        ring.turn(spins)?;
         ring.events(|ring, event| server.on(ring, event))?;
         server.write(&mut ring)?;
         server.answer(&mut ring)?;
