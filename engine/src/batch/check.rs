@@ -53,8 +53,15 @@ pub(super) fn check_records(header: &Header, body: &[u8], max: usize) -> Result<
     Ok(seen)
 }
 
+/// Who made a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Client,
+    Broker,
+}
+
 /// What must hold of a head before any record is looked at.
-pub(super) fn check_head(header: &Header) -> Result<(), Fault> {
+pub(super) fn check_head(header: &Header, origin: Origin) -> Result<(), Fault> {
     let (count, last_offset_delta) = (header.count(), header.last_offset_delta());
     if count <= 0 || last_offset_delta != count - 1 {
         return Err(Fault::Count { count, last_offset_delta });
@@ -63,11 +70,14 @@ pub(super) fn check_head(header: &Header) -> Result<(), Fault> {
         let id = header.attributes() & CODEC_MASK;
         return Err(Fault::Codec(u8::try_from(id).unwrap_or(u8::MAX)));
     }
+    if origin == Origin::Client && header.is_control() {
+        return Err(Fault::Control);
+    }
     let (id, epoch, sequence) =
         (header.producer_id().0, header.producer_epoch().0, header.base_sequence().0);
-    // A marker carries its producer's id and epoch, but no sequence.
-    let numbered = epoch >= 0 && (sequence >= 0 || header.is_control());
-    if id >= 0 && !numbered {
+    // The broker's own batches (markers, offsets in a transaction) have an id, but no sequence.
+    let numbered = sequence >= 0 || origin == Origin::Broker;
+    if id >= 0 && (epoch < 0 || !numbered) {
         return Err(Fault::Producer { id, epoch, sequence });
     }
     if id < 0 && header.is_transactional() {

@@ -33,7 +33,7 @@ pub use walk::{BatchView, Batches, StoredFault, announced_bytes, frame, validate
 
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use bytes::Bytes;
-use check::{check_head, check_records};
+use check::{Origin, check_head, check_records};
 use header::{CRC_FROM, LOG_APPEND_TIME, MAGIC_AT};
 
 /// One whole batch that passed [`Batch::parse`], byte for byte as it came.
@@ -52,18 +52,19 @@ impl Batch {
     /// Every [`Fault`] but those of timestamps, which need a topic and a clock:
     /// [`TimestampBounds::check`].
     pub fn parse(wire: Bytes, check: Check) -> Result<Self, Fault> {
-        let batch = Self::parse_internal(wire, check)?;
-        if batch.header.is_control() {
-            return Err(Fault::Control);
-        }
-        Ok(batch)
+        Self::parse_from(Origin::Client, wire, check)
     }
 
-    /// As [`Batch::parse`], for batches of the broker's own: control batches may pass.
+    /// As [`Batch::parse`], for batches of the broker's own: they may be control batches, and name
+    /// a producer without numbering its records.
     ///
     /// # Errors
     /// Every [`Fault`] but `Control` and those of timestamps.
     pub fn parse_internal(wire: Bytes, check: Check) -> Result<Self, Fault> {
+        Self::parse_from(Origin::Broker, wire, check)
+    }
+
+    fn parse_from(origin: Origin, wire: Bytes, check: Check) -> Result<Self, Fault> {
         let have = wire.len();
         if have == 0 {
             return Err(Fault::Empty);
@@ -90,7 +91,7 @@ impl Batch {
         if stored != computed {
             return Err(Fault::Crc { stored, computed });
         }
-        check_head(&header)?;
+        check_head(&header, origin)?;
         let mut batch = Self::trusted(header, wire);
         if let Check::Full { inflated_bytes_max } = check {
             let seen = check_records(&header, batch.body(), inflated_bytes_max)?;

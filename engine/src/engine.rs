@@ -1,0 +1,346 @@
+//! The engine: one pinned thread a core, each running a shard, and the ways to reach them.
+
+mod directory;
+mod handle;
+
+pub use directory::OpenError;
+pub use handle::{Closed, Handle};
+
+use crate::io::Io as _;
+use crate::io::uring::Uring;
+use crate::partition::Event;
+use crate::partition::core::OnEvent;
+use crate::shard::{RecoveryReport, Settings, Shard};
+use crate::types::{ShardId, TopicPartition};
+use directory::Directory;
+use handle::{Job, Mailbox};
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How an engine is opened.
+#[derive(Clone)]
+pub struct Config {
+    /// One shard for each entry, pinned to that CPU.
+    pub cpus: Vec<usize>,
+    /// The broker id of shard `i` is `node_id << 8 | i`.
+    pub node_id: i32,
+    /// Kafka's cluster id, for a new data directory; `None` makes one up.
+    pub cluster_id: Option<String>,
+    /// Bytes of each core's journal.
+    pub journal_bytes: u64,
+    /// How often old segments are looked for. Kafka's `log.retention.check.interval.ms`.
+    pub retention_check: Duration,
+    /// Silent producers are forgotten after this. Kafka's `producer.id.expiration.ms`.
+    pub producer_expiration_ms: i64,
+    /// Told of what is worth telling an operator, on the thread of the core it happened on.
+    pub on_event: Arc<dyn Fn(&Event) + Send + Sync>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cpus: vec![0],
+            node_id: 1,
+            cluster_id: None,
+            journal_bytes: 64 << 20,
+            retention_check: Duration::from_secs(300),
+            producer_expiration_ms: 86_400_000,
+            on_event: Arc::new(|_| {}),
+        }
+    }
+}
+
+/// What opening the data directory found.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Each core.
+    pub shards: Vec<RecoveryReport>,
+}
+
+impl Recovery {
+    /// Whether every core had been shut down in order.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.shards.iter().all(|shard| shard.was_clean)
+    }
+
+    /// Which core each partition was found on.
+    #[must_use]
+    pub fn owners(&self) -> HashMap<TopicPartition, ShardId, rustc_hash::FxBuildHasher> {
+        let of = |s: &RecoveryReport| {
+            let shard = s.shard;
+            s.partitions.iter().map(move |p| (p.partition.clone(), shard)).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of).collect()
+    }
+}
+
+/// Why the engine did not end in order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShutdownError {
+    /// A core could not make everything durable; it will be recovered at the next start.
+    #[error("core {0:?} was not shut down clean: {1}")]
+    Shard(ShardId, std::io::Error),
+    /// A core's thread panicked.
+    #[error("the thread of core {0:?} panicked")]
+    Panicked(ShardId),
+}
+
+/// A log engine on a data directory. Clones are the same engine.
+///
+/// Dropping the last one without [`Engine::shutdown`] is a crash, and as safe as one.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    handle: Handle,
+    recovery: Recovery,
+    cluster_id: String,
+    threads: Mutex<Vec<JoinHandle<std::io::Result<()>>>>,
+    outcome: Arc<Outcome>,
+    /// Held until the threads have ended.
+    _directory: Directory,
+}
+
+/// The first thing that ends the engine.
+#[derive(Default)]
+struct Outcome {
+    ended: Mutex<Option<Result<(), String>>>,
+    changed: Condvar,
+}
+
+impl Outcome {
+    fn end(&self, how: Result<(), String>) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.get_or_insert(how);
+        self.changed.notify_all();
+    }
+}
+
+/// An app that was served has failed.
+#[derive(Debug, thiserror::Error)]
+#[error("a server failed: {0}")]
+pub struct AppError(String);
+
+impl Engine {
+    /// Opens the data directory `dir`, which is made if it is not there: takes its lock, recovers
+    /// each core's part, and starts one pinned thread a core.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        let directory = Directory::open(dir.as_ref(), &config)?;
+        let cluster_id = directory.cluster_id().to_owned();
+        let shards = u16::try_from(config.cpus.len()).map_err(|_| OpenError::Cores)?;
+        let mut senders = Vec::new();
+        let mut receivers = Vec::new();
+        for _ in 0..shards {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            senders.push(sender);
+            receivers.push(receiver);
+        }
+        let handle = Handle::new(senders);
+        let mut threads = Vec::new();
+        let mut opening = Vec::new();
+        for (i, (cpu, mailbox)) in (0..shards).zip(config.cpus.iter().zip(receivers)) {
+            let settings = Settings {
+                id: ShardId(i),
+                dir: directory.shard(i),
+                journal_bytes: config.journal_bytes,
+                retention_check: config.retention_check,
+                producer_expiration_ms: config.producer_expiration_ms,
+            };
+            let start = Start {
+                cpu: *cpu,
+                settings,
+                broker_id: directory.broker_id(i),
+                cluster_id: cluster_id.clone(),
+                on_event: Arc::clone(&config.on_event),
+                handle: handle.clone(),
+                mailbox,
+            };
+            let (opened, wait) = std::sync::mpsc::sync_channel(1);
+            let thread = std::thread::Builder::new()
+                .name(format!("kariz-core-{i}"))
+                .spawn(move || start.run(&opened))
+                .map_err(OpenError::Thread)?;
+            threads.push(thread);
+            opening.push((ShardId(i), wait));
+        }
+        let mut reports = Vec::new();
+        for (shard, wait) in opening {
+            match wait.recv() {
+                Ok(Ok(report)) => reports.push(report),
+                Ok(Err(source)) => return Err(OpenError::Shard { shard, source }),
+                Err(_) => {
+                    let source = std::io::Error::other("its thread ended early");
+                    return Err(OpenError::Shard { shard, source });
+                }
+            }
+        }
+        Ok(Self(Arc::new(Shared {
+            handle,
+            recovery: Recovery { shards: reports },
+            cluster_id,
+            threads: Mutex::new(threads),
+            outcome: Arc::default(),
+            _directory: directory,
+        })))
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.0.recovery
+    }
+
+    /// The id in `meta.properties`.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.0.cluster_id
+    }
+
+    /// How many cores there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.0.handle.shards()
+    }
+
+    /// A way to every core.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.0.handle.clone()
+    }
+
+    /// Runs `app` on every core. Call it again for another protocol: they share the partitions.
+    ///
+    /// # Errors
+    /// [`Closed`] once the engine has shut down.
+    pub fn serve<F, Fut, E>(&self, app: F) -> Result<(), Closed>
+    where
+        F: Fn(Shard) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + 'static,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        for shard in 0..self.shards() {
+            let (app, outcome) = (app.clone(), Arc::clone(&self.0.outcome));
+            self.0.handle.send(
+                ShardId(shard),
+                Box::new(move |shard: Shard| {
+                    let running = shard.guard();
+                    shard.clone().spawn(async move {
+                        if let Err(error) = app(shard).await {
+                            outcome.end(Err(error.to_string()));
+                        }
+                        drop(running);
+                    });
+                }),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the engine shuts down, or an app fails.
+    ///
+    /// # Errors
+    /// The first app's error.
+    pub fn wait(&self) -> Result<(), AppError> {
+        let outcome = &self.0.outcome;
+        let mut ended = outcome.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*ended {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(why)) => return Err(AppError(why.clone())),
+                None => {
+                    ended = outcome.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Ends in order: tells the apps ([`Shard::stopping`]) and waits for them up to `grace`, makes
+    /// everything durable, notes that no recovery is needed, and joins the threads.
+    ///
+    /// # Errors
+    /// [`ShutdownError`]: the first core that did not end in order.
+    pub fn shutdown(&self, grace: Duration) -> Result<(), ShutdownError> {
+        self.0.handle.stop(grace);
+        let threads =
+            std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut first = Ok(());
+        for (i, thread) in (0..).zip(threads) {
+            let ended = match thread.join() {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(ShutdownError::Shard(ShardId(i), error)),
+                Err(_) => Err(ShutdownError::Panicked(ShardId(i))),
+            };
+            first = first.and(ended);
+        }
+        self.0.outcome.end(Ok(()));
+        first
+    }
+}
+
+/// What a core's thread begins with.
+struct Start {
+    cpu: usize,
+    settings: Settings,
+    broker_id: i32,
+    cluster_id: String,
+    on_event: Arc<dyn Fn(&Event) + Send + Sync>,
+    handle: Handle,
+    mailbox: Mailbox,
+}
+
+type Opened = std::sync::mpsc::SyncSender<std::io::Result<RecoveryReport>>;
+
+impl Start {
+    fn run(self, opened: &Opened) -> std::io::Result<()> {
+        let Self { cpu, settings, broker_id, cluster_id, on_event, handle, mut mailbox } = self;
+        let failed = opened.clone();
+        let told = opened.clone();
+        let ran = Uring::run(Some(cpu), move |io| async move {
+            let on_event: OnEvent = Rc::new(move |event: &Event| on_event(event));
+            let (shard, report) =
+                Shard::open(io, settings, broker_id, &cluster_id, on_event).await?;
+            shard.set_handle(handle);
+            shard.start();
+            // Whoever opens the engine waits for this, or has given up.
+            let _gone = told.send(Ok(report));
+            while let Some(job) = mailbox.recv().await {
+                match job {
+                    Job::Run(job) => job(shard.clone()),
+                    Job::Stop(grace) => {
+                        shard.stop();
+                        let until = shard.io().now().plus(grace);
+                        shard.apps_ended(until).await;
+                        return shard.close().await;
+                    }
+                }
+            }
+            // Nobody can reach this core any more, and nobody shut it down: as a crash.
+            Ok(())
+        });
+        match ran {
+            Ok(ended) => {
+                if let Err(error) = &ended {
+                    let _gone =
+                        failed.try_send(Err(std::io::Error::new(error.kind(), error.to_string())));
+                }
+                ended
+            }
+            Err(error) => {
+                let copy = std::io::Error::new(error.kind(), error.to_string());
+                let _gone = failed.try_send(Err(error));
+                Err(copy)
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Sparse indexes of one segment: from an offset to the file position where a scan for it starts,
+//! and from a timestamp to an offset.
+//!
+//! ```text
+//! .index     entry, 8 bytes:  | last offset of a batch - base: u32 | its first byte: u32       |
+//! .timeindex entry, 12 bytes: | largest timestamp so far: i64 | last offset of its batch - base: u32 |
+//! ```
+//!
+//! **Invariant:** a cache. A lost entry costs a longer scan, a wrong one a rebuild, never a record:
+//! whoever starts a scan at an entry checks what it finds there.
+
+use super::names;
+use crate::checkpoint::{read_file, write_all};
+use crate::io::{File, Io, OpenMode};
+use crate::num;
+use crate::types::{Offset, Timestamp};
+use std::io;
+use std::path::Path;
+
+/// Bytes of an entry of the offset index.
+pub(crate) const ENTRY_BYTES: usize = 8;
+/// Bytes of an entry of the time index.
+pub(crate) const TIME_ENTRY_BYTES: usize = 12;
+
+/// An entry of the offset index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    /// The last offset of a batch, relative to the segment's base.
+    last: u32,
+    /// Where that batch begins.
+    position: u32,
+}
+
+/// An entry of the time index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TimeEntry {
+    /// No batch up to `last` has a larger timestamp.
+    timestamp: Timestamp,
+    /// The last offset of the batch that has it, relative to the segment's base.
+    last: u32,
+}
+
+/// Both indexes of one segment, in memory while it grows.
+#[derive(Clone, Debug)]
+pub(crate) struct Index {
+    base: Offset,
+    interval_bytes: u32,
+    /// Bytes of log since the last entry.
+    since_bytes: u32,
+    entries: Vec<Entry>,
+    times: Vec<TimeEntry>,
+    /// The batch with the largest timestamp so far.
+    latest: TimeEntry,
+    /// How many of each are in the files already.
+    saved: usize,
+    saved_times: usize,
+}
+
+impl Index {
+    pub(crate) fn new(base: Offset, interval_bytes: u32) -> Self {
+        Self {
+            base,
+            interval_bytes,
+            since_bytes: 0,
+            entries: Vec::new(),
+            times: Vec::new(),
+            latest: TimeEntry { timestamp: Timestamp::NONE, last: 0 },
+            saved: 0,
+            saved_times: 0,
+        }
+    }
+
+    /// The indexes as their files tell them, for the log's first `position` bytes, which end at
+    /// offset `end`. `None`: the files are missing or cannot be right.
+    pub(crate) fn load<I: Io>(
+        io: &I,
+        dir: &Path,
+        base: Offset,
+        interval_bytes: u32,
+        end: Offset,
+        position: u64,
+    ) -> Option<Self> {
+        let entries = read_file(io, &names::index(dir, base)).ok()?;
+        let times = read_file(io, &names::time_index(dir, base)).ok()?;
+        let mut index = Self::new(base, interval_bytes);
+        for bytes in entries.chunks_exact(ENTRY_BYTES) {
+            let entry = Entry::decode(bytes)?;
+            let after = index.entries.last();
+            if after.is_some_and(|a| entry.last <= a.last || entry.position <= a.position) {
+                return None;
+            }
+            if base.plus(i64::from(entry.last)) >= end || u64::from(entry.position) >= position {
+                break;
+            }
+            index.entries.push(entry);
+        }
+        for bytes in times.chunks_exact(TIME_ENTRY_BYTES) {
+            let entry = TimeEntry::decode(bytes)?;
+            let after = index.times.last();
+            if after.is_some_and(|a| entry.last <= a.last || entry.timestamp <= a.timestamp) {
+                return None;
+            }
+            if base.plus(i64::from(entry.last)) >= end {
+                break;
+            }
+            index.times.push(entry);
+            index.latest = entry;
+        }
+        index.saved = index.entries.len();
+        index.saved_times = index.times.len();
+        Some(index)
+    }
+
+    /// Notes the batch of `bytes` from `position` to offset `last`: at most one entry every
+    /// `index.interval.bytes`.
+    pub(crate) fn note(
+        &mut self,
+        last: Offset,
+        max_timestamp: Timestamp,
+        position: u32,
+        bytes: u32,
+    ) {
+        let last = self.relative(last);
+        if self.latest.timestamp < max_timestamp {
+            self.latest = TimeEntry { timestamp: max_timestamp, last };
+        }
+        if self.since_bytes > self.interval_bytes {
+            debug_assert!(self.entries.last().is_none_or(|e| e.last < last)); // pair: `lookup`
+            self.entries.push(Entry { last, position });
+            self.note_time();
+            self.since_bytes = 0;
+        }
+        self.since_bytes = self.since_bytes.saturating_add(bytes);
+    }
+
+    /// The segment is complete: its largest timestamp becomes the time index's last entry.
+    pub(crate) fn seal(&mut self) {
+        self.note_time();
+    }
+
+    fn note_time(&mut self) {
+        let latest = self.latest;
+        if latest.timestamp > Timestamp::NONE
+            && self
+                .times
+                .last()
+                .is_none_or(|t| t.timestamp < latest.timestamp && t.last < latest.last)
+        {
+            self.times.push(latest);
+        }
+    }
+
+    /// The largest timestamp noted; [`Timestamp::NONE`] if there is none.
+    pub(crate) fn max_timestamp(&self) -> Timestamp {
+        self.latest.timestamp
+    }
+
+    /// Where to start scanning for `target`: at or before its batch, never after.
+    pub(crate) fn lookup(&self, target: Offset) -> u32 {
+        let target = target.since(self.base);
+        let after = self.entries.partition_point(|e| i64::from(e.last) <= target);
+        after.checked_sub(1).and_then(|i| self.entries.get(i)).map_or(0, |e| e.position)
+    }
+
+    /// Whether the batch that ends with offset `last` has an entry.
+    pub(crate) fn knows(&self, last: Offset) -> bool {
+        self.entries.binary_search_by_key(&self.relative(last), |e| e.last).is_ok()
+    }
+
+    /// The offset from which to scan for the first batch with a timestamp of at least `at`.
+    pub(crate) fn lookup_time(&self, at: Timestamp) -> Offset {
+        let after = self.times.partition_point(|t| t.timestamp < at);
+        let before = after.checked_sub(1).and_then(|i| self.times.get(i));
+        before.map_or(self.base, |t| self.base.plus(i64::from(t.last)))
+    }
+
+    /// Forgets the batches from offset `to`, byte `position`, on.
+    pub(crate) fn truncate(&mut self, to: Offset, position: u32) {
+        let to = to.since(self.base);
+        self.entries.retain(|e| i64::from(e.last) < to && e.position < position);
+        self.times.retain(|t| i64::from(t.last) < to);
+        self.latest =
+            self.times.last().copied().unwrap_or(TimeEntry { timestamp: Timestamp::NONE, last: 0 });
+        self.since_bytes = 0;
+        // The files hold more than is true now: write them anew.
+        self.saved = 0;
+        self.saved_times = 0;
+    }
+
+    /// Writes the entries that are not in the files yet. Not synced.
+    pub(crate) fn save<I: Io>(&mut self, io: &I, dir: &Path) -> io::Result<()> {
+        let fresh = self.entries.get(self.saved..).unwrap_or_default();
+        let bytes: Vec<u8> = fresh.iter().flat_map(Entry::encode).collect();
+        append(io, &names::index(dir, self.base), self.saved * ENTRY_BYTES, &bytes)?;
+        let fresh = self.times.get(self.saved_times..).unwrap_or_default();
+        let bytes: Vec<u8> = fresh.iter().flat_map(TimeEntry::encode).collect();
+        append(
+            io,
+            &names::time_index(dir, self.base),
+            self.saved_times * TIME_ENTRY_BYTES,
+            &bytes,
+        )?;
+        self.saved = self.entries.len();
+        self.saved_times = self.times.len();
+        Ok(())
+    }
+
+    fn relative(&self, offset: Offset) -> u32 {
+        // A segment is rolled before its offsets leave 31 bits.
+        u32::try_from(offset.since(self.base)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Entry {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (last, rest) = bytes.split_first_chunk()?;
+        let (position, _) = rest.split_first_chunk()?;
+        Some(Self { last: u32::from_be_bytes(*last), position: u32::from_be_bytes(*position) })
+    }
+
+    fn encode(&self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        bytes[..4].copy_from_slice(&self.last.to_be_bytes());
+        bytes[4..].copy_from_slice(&self.position.to_be_bytes());
+        bytes
+    }
+}
+
+impl TimeEntry {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (timestamp, rest) = bytes.split_first_chunk()?;
+        let (last, _) = rest.split_first_chunk()?;
+        let timestamp = Timestamp(i64::from_be_bytes(*timestamp));
+        Some(Self { timestamp, last: u32::from_be_bytes(*last) })
+    }
+
+    fn encode(&self) -> [u8; TIME_ENTRY_BYTES] {
+        let mut bytes = [0; TIME_ENTRY_BYTES];
+        bytes[..8].copy_from_slice(&self.timestamp.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.last.to_be_bytes());
+        bytes
+    }
+}
+
+/// Puts `bytes` at `at` into the file at `path` and ends it there.
+fn append<I: Io>(io: &I, path: &Path, at: usize, bytes: &[u8]) -> io::Result<()> {
+    let file = match io.open(path, OpenMode::Write) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => io.open(path, OpenMode::Create)?,
+        opened => opened?,
+    };
+    // Something else cut or emptied the file: what is before `at` is lost. Recovery sees that.
+    write_all(&file, bytes, at as u64)?;
+    file.set_len((at + bytes.len()) as u64)
+}
+
+/// [`Index::lookup`] in the file of a sealed segment, without reading all of it. A file that
+/// cannot be read, or makes no sense, gives 0: the scan is longer, and right.
+pub(crate) fn lookup_in_file<F: File>(file: &F, base: Offset, target: Offset) -> io::Result<u64> {
+    let count = num::index(file.len()?) / ENTRY_BYTES;
+    let entry = |i: usize| -> io::Result<Entry> {
+        let mut bytes = [0; ENTRY_BYTES];
+        file.read_at(&mut bytes, (i * ENTRY_BYTES) as u64)?;
+        Ok(Entry::decode(&bytes).unwrap_or(Entry { last: 0, position: 0 }))
+    };
+    let target = target.since(base);
+    let after = partition_point(count, |i| Ok(i64::from(entry(i)?.last) <= target))?;
+    after.checked_sub(1).map_or(Ok(0), |i| Ok(u64::from(entry(i)?.position)))
+}
+
+/// [`Index::lookup_time`] in the file of a sealed segment.
+pub(crate) fn lookup_time_in_file<F: File>(
+    file: &F,
+    base: Offset,
+    at: Timestamp,
+) -> io::Result<Offset> {
+    let count = num::index(file.len()?) / TIME_ENTRY_BYTES;
+    let after = partition_point(count, |i| Ok(time_entry(file, i)?.timestamp < at))?;
+    after.checked_sub(1).map_or(Ok(base), |i| Ok(base.plus(i64::from(time_entry(file, i)?.last))))
+}
+
+/// The largest timestamp that the time index in `file` knows.
+pub(crate) fn max_timestamp_in_file<F: File>(file: &F) -> io::Result<Timestamp> {
+    let count = num::index(file.len()?) / TIME_ENTRY_BYTES;
+    count.checked_sub(1).map_or(Ok(Timestamp::NONE), |i| Ok(time_entry(file, i)?.timestamp))
+}
+
+fn time_entry<F: File>(file: &F, i: usize) -> io::Result<TimeEntry> {
+    let mut bytes = [0; TIME_ENTRY_BYTES];
+    file.read_at(&mut bytes, (i * TIME_ENTRY_BYTES) as u64)?;
+    Ok(TimeEntry::decode(&bytes).unwrap_or(TimeEntry { timestamp: Timestamp::NONE, last: 0 }))
+}
+
+/// The first of `0..count` for which `before` does not hold.
+fn partition_point(count: usize, before: impl Fn(usize) -> io::Result<bool>) -> io::Result<usize> {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(middle)? {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
+}

@@ -1,0 +1,63 @@
+//! The names of files in a partition's directory. All of them are Kafka's.
+
+use crate::io::Io;
+use crate::types::Offset;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The leader epochs and their first offsets.
+pub(crate) const EPOCHS: &str = "leader-epoch-checkpoint";
+/// The topic's id.
+pub(crate) const METADATA: &str = "partition.metadata";
+
+/// The segment that begins at `base`.
+pub(crate) fn log(dir: &Path, base: Offset) -> PathBuf {
+    with(dir, base, "log")
+}
+
+/// Its offset index.
+pub(crate) fn index(dir: &Path, base: Offset) -> PathBuf {
+    with(dir, base, "index")
+}
+
+/// Its time index.
+pub(crate) fn time_index(dir: &Path, base: Offset) -> PathBuf {
+    with(dir, base, "timeindex")
+}
+
+/// The producers' state as of `offset`.
+pub(crate) fn snapshot(dir: &Path, offset: Offset) -> PathBuf {
+    with(dir, offset, "snapshot")
+}
+
+/// What recovery cut off a log at `offset`.
+pub(crate) fn cut(dir: &Path, offset: Offset) -> PathBuf {
+    with(dir, offset, "cut")
+}
+
+fn with(dir: &Path, offset: Offset, extension: &str) -> PathBuf {
+    dir.join(format!("{:020}.{extension}", offset.0))
+}
+
+/// The offset in the name of a file with `extension`.
+pub(crate) fn offset_of(name: &str, extension: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
+    let canonical = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|_| canonical).map(Offset)
+}
+
+/// Removes the indexes of the segment that begins at `base`, if they are there.
+pub(crate) fn remove_indexes<I: Io>(io: &I, dir: &Path, base: Offset) -> io::Result<()> {
+    for path in [index(dir, base), time_index(dir, base)] {
+        remove_if_there(io, &path)?;
+    }
+    Ok(())
+}
+
+/// Unlinks `path`; that it is gone already is no error.
+pub(crate) fn remove_if_there<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    match io.remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,162 @@
+//! From an offset or a timestamp to bytes in a segment file.
+//!
+//! A lookup is two steps, so that nothing is borrowed while the disk is waited for: `seek` picks
+//! the segment and what its index says, inline; [`Seek::find`] reads from the file.
+
+use super::index::{self, Index};
+use super::scan::{Found, Heads, ScanError};
+use super::{Limits, Log, Sealed, names};
+use crate::io::{File, Io, OpenMode};
+use crate::num;
+use crate::partition::watermarks::LogEnd;
+use crate::types::{Offset, Timestamp};
+use std::io;
+use std::path::PathBuf;
+
+/// Around the place that an index names this much must be resident for a scan not to wait: an
+/// index interval, and a head.
+const SCAN_BYTES: usize = 8 << 10;
+
+/// A segment, and how to find a place in it.
+pub(crate) struct Seek<I: Io> {
+    io: I,
+    pub(crate) file: I::File,
+    /// The segment's first offset.
+    pub(crate) base: Offset,
+    /// Where the readable bytes of this segment end.
+    pub(crate) limit: u64,
+    hint: Hint,
+}
+
+enum Hint {
+    /// The index in memory says: start here.
+    Position(u64),
+    /// The index is in this file.
+    File(PathBuf),
+}
+
+impl<I: Io> Log<I> {
+    /// How to find the batch that holds `offset`, reading no further than `end`; `None` if no
+    /// readable segment holds it.
+    pub(crate) fn seek(&self, offset: Offset, end: LogEnd) -> Option<Seek<I>> {
+        if offset >= end.offset {
+            return None;
+        }
+        if offset >= self.active.base {
+            let active = &self.active;
+            let hint = Hint::Position(u64::from(active.index.lookup(offset)));
+            return Some(self.seek_in(&active.file, active.base, active.bytes, end, hint));
+        }
+        let after = self.sealed.partition_point(|s| s.base <= offset);
+        let sealed =
+            after.checked_sub(1).and_then(|i| self.sealed.get(i)).or(self.sealed.first())?;
+        let hint = match &sealed.index {
+            Some(index) => Hint::Position(u64::from(index.lookup(offset))),
+            None => Hint::File(names::index(&self.dir, sealed.base)),
+        };
+        Some(self.seek_in(&sealed.file, sealed.base, sealed.bytes, end, hint))
+    }
+
+    fn seek_in(
+        &self,
+        file: &I::File,
+        base: Offset,
+        bytes: u64,
+        end: LogEnd,
+        hint: Hint,
+    ) -> Seek<I> {
+        let limit = if base == end.segment { bytes.min(u64::from(end.position)) } else { bytes };
+        Seek { io: self.io.clone(), file: file.clone(), base, limit, hint }
+    }
+
+    /// The first offset of the segment behind the one that begins at `base`.
+    pub(crate) fn next_base(&self, base: Offset) -> Option<Offset> {
+        let after = self.sealed.partition_point(|s| s.base <= base);
+        let next = self.sealed.get(after).map_or(self.active.base, |s| s.base);
+        (next > base).then_some(next)
+    }
+
+    /// The offset at or before the first batch with a timestamp of at least `at`; `None` if every
+    /// batch is older.
+    pub(crate) fn seek_time(&self, at: Timestamp) -> io::Result<Option<Offset>> {
+        for sealed in &self.sealed {
+            // A segment whose largest timestamp is not known may hold it.
+            if sealed.max_timestamp == Timestamp::NONE || sealed.max_timestamp >= at {
+                return self.seek_time_in(sealed, at).map(Some);
+            }
+        }
+        let index = &self.active.index;
+        Ok((index.max_timestamp() >= at).then(|| index.lookup_time(at)))
+    }
+
+    fn seek_time_in(&self, sealed: &Sealed<I::File>, at: Timestamp) -> io::Result<Offset> {
+        if let Some(index) = &sealed.index {
+            return Ok(index.lookup_time(at));
+        }
+        match self.io.open(&names::time_index(&self.dir, sealed.base), OpenMode::Read) {
+            Ok(file) => index::lookup_time_in_file(&file, sealed.base, at),
+            Err(_) => Ok(sealed.base),
+        }
+    }
+
+    /// The largest timestamp in the log.
+    pub(crate) fn max_timestamp(&self) -> Timestamp {
+        let sealed = self.sealed.iter().map(|s| s.max_timestamp).max();
+        sealed.unwrap_or(Timestamp::NONE).max(self.active.index.max_timestamp())
+    }
+}
+
+impl<I: Io> Seek<I> {
+    /// The first batch whose last offset is at or past `offset`; `None` if the segment has none.
+    ///
+    /// # Errors
+    /// Those of the disk, and a damaged log.
+    pub(crate) async fn find(&self, offset: Offset) -> Result<Option<Found>, ScanError> {
+        let start = match &self.hint {
+            Hint::Position(position) => *position,
+            Hint::File(path) => self.look_up(path, offset).await.unwrap_or(0),
+        };
+        self.file.load(start, SCAN_BYTES.min(num::index(self.limit.saturating_sub(start)))).await?;
+        match self.scan(start, offset).await {
+            // An index is not believed: what it points at must be a batch at or before `offset`.
+            Ok(Some(found)) if start == 0 || self.is_plausible(start, &found, offset) => {
+                Ok(Some(found))
+            }
+            Err(ScanError::Io(e)) => Err(ScanError::Io(e)),
+            settled if start == 0 => settled,
+            _ => self.scan(0, offset).await,
+        }
+    }
+
+    /// A wrong index can point past the batch, and then the first batch found there is too far.
+    fn is_plausible(&self, start: u64, found: &Found, offset: Offset) -> bool {
+        found.position > start || found.header.base_offset() <= offset
+    }
+
+    async fn scan(&self, start: u64, offset: Offset) -> Result<Option<Found>, ScanError> {
+        Heads::new(self.file.clone(), start, self.limit).find(|h| h.last_offset() >= offset)
+    }
+
+    async fn look_up(&self, path: &std::path::Path, offset: Offset) -> io::Result<u64> {
+        let file = self.io.open(path, OpenMode::Read)?;
+        file.load(0, num::index(file.len()?)).await?;
+        index::lookup_in_file(&file, self.base, offset)
+    }
+}
+
+/// The index of a segment, from its batches.
+pub(crate) fn rebuild_index<F: File>(
+    file: &F,
+    base: Offset,
+    bytes: u64,
+    limits: Limits,
+) -> Result<Index, ScanError> {
+    let mut index = Index::new(base, limits.index_interval_bytes);
+    let mut heads = Heads::new(file.clone(), 0, bytes);
+    while let Some(found) = heads.next()? {
+        let (position, bytes) =
+            (num::u32_of(num::index(found.position)), num::u32_of(num::index(found.bytes)));
+        index.note(found.header.last_offset(), found.header.max_timestamp(), position, bytes);
+    }
+    Ok(index)
+}

@@ -1,0 +1,485 @@
+//! What is left of a log when it is opened.
+//!
+//! Below the recovery point every batch is durable in its own file and is not looked at. Below
+//! the floor every batch was promised: one that is bad is rot. Above the floor nothing was.
+//!
+//! | at the next expected offset | below the floor | at or above |
+//! |---|---|---|
+//! | a whole batch               | keep            | keep, and write it again |
+//! | a bad batch                 | fence           | cut, move the bytes aside |
+//! | nothing: the log ends       | fence           | done |
+//! | a gap before the next file  | fence           | cut, move that file aside |
+//!
+//! What is kept above the floor is written again: after a failed sync, or a kill, a page can be in
+//! the cache, clean, and not on the disk. Indexes are believed up to the recovery point, where
+//! they read back as possible, and rebuilt from the log otherwise.
+
+use super::epochs::Epochs;
+use super::index::{self, Index};
+use super::scan::{Heads, ScanError};
+use super::{Active, Limits, Log, Sealed, names};
+use crate::batch::{HEADER_BYTES, Header, StoredFault, frame_head, validate_stored};
+use crate::checkpoint::{read_file, write_all};
+use crate::io::{File, Io, OpenMode};
+use crate::num;
+use crate::types::{Offset, Timestamp};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+/// Read at once while batches are checked.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What is known of a log before it is looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    /// The first offset that is kept, as the checkpoint has it.
+    pub(crate) log_start: Offset,
+    /// Everything below is durable in its own file.
+    pub(crate) recovery_point: Offset,
+    /// Everything below was promised.
+    pub(crate) floor: Offset,
+    /// The segments into which the journal's bytes were just written.
+    pub(crate) rewritten: BTreeSet<Offset>,
+}
+
+/// What stands at the next expected offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Whole,
+    Bad,
+    Nothing,
+    Gap,
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Keep,
+    Cut,
+    Fence,
+    Done,
+}
+
+fn decide(next: Next, below_floor: bool) -> Action {
+    match (next, below_floor) {
+        (Next::Whole, _) => Action::Keep,
+        (Next::Bad | Next::Nothing | Next::Gap, true) => Action::Fence,
+        (Next::Bad | Next::Gap, false) => Action::Cut,
+        (Next::Nothing, false) => Action::Done,
+    }
+}
+
+/// A log that was opened, and what that took.
+pub(crate) struct Recovered<I: Io> {
+    pub(crate) log: Log<I>,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    /// Bytes that were moved aside.
+    pub(crate) cut_bytes: u64,
+    /// Why the partition must not serve, if so.
+    pub(crate) fence: Option<String>,
+}
+
+/// A segment while it is looked at.
+struct Scanned<F> {
+    base: Offset,
+    file: F,
+    bytes: u64,
+    index: Index,
+    end: Offset,
+    /// Why the scan stopped before the end of the file.
+    fault: Option<(u64, String)>,
+    /// The first byte of what is kept above the floor.
+    above_floor: Option<u64>,
+    epochs: Vec<(crate::types::LeaderEpoch, Offset)>,
+}
+
+/// Opens the log in `dir`.
+///
+/// # Errors
+/// Those of the disk; damage is no error here, see [`Recovered::fence`].
+pub(crate) async fn recover<I: Io>(
+    io: &I,
+    dir: &Path,
+    limits: Limits,
+    facts: &Facts,
+) -> io::Result<Recovered<I>> {
+    let mut bases: Vec<Offset> = Vec::new();
+    for entry in io.list(dir)? {
+        if entry.name.ends_with(".tmp") || entry.name.ends_with(".deleted") {
+            io.remove_file(&dir.join(&entry.name))?;
+        }
+        bases.extend(names::offset_of(&entry.name, "log"));
+    }
+    bases.sort_unstable();
+    if bases.is_empty() {
+        let log = Log::create(io.clone(), dir, facts.log_start, limits)?;
+        let fence = (facts.floor > facts.log_start).then(|| {
+            format!("its segments are gone, but records up to {} were promised", facts.floor)
+        });
+        return Ok(Recovered {
+            log,
+            start: facts.log_start,
+            end: facts.log_start,
+            cut_bytes: 0,
+            fence,
+        });
+    }
+
+    let first_scanned = bases.partition_point(|b| *b <= facts.recovery_point).saturating_sub(1);
+    let mut log = Log::recovering(io.clone(), dir, limits)?;
+    for base in bases.iter().take(first_scanned) {
+        log.push_trusted(*base)?;
+    }
+
+    let mut expected = bases.get(first_scanned).copied().unwrap_or_default();
+    let (mut fence, mut cut_bytes) = (None, 0);
+    let mut scanned: Vec<Scanned<I::File>> = Vec::new();
+    for base in bases.iter().skip(first_scanned).copied() {
+        // A gap is where a file begins later than the one before it ends.
+        if base > expected {
+            match decide(Next::Gap, expected < facts.floor) {
+                Action::Fence => {
+                    fence = Some(format!("no records from {expected} to {base}"));
+                }
+                _ => cut_bytes += move_aside(io, dir, base, 0).await?,
+            }
+            if fence.is_some() {
+                break;
+            }
+            continue;
+        }
+        let segment = scan_segment(io, dir, base, limits, facts)?;
+        expected = segment.end;
+        let fault = segment.fault.clone();
+        scanned.push(segment);
+        if let Some((position, why)) = fault {
+            match decide(Next::Bad, expected < facts.floor) {
+                Action::Fence => {
+                    fence = Some(format!("segment {base}: {why}"));
+                    break;
+                }
+                _ => cut_bytes += move_aside(io, dir, base, position).await?,
+            }
+        }
+    }
+    if fence.is_none() && decide(Next::Nothing, expected < facts.floor) == Action::Fence {
+        fence = Some(format!(
+            "the log ends at {expected}, but records up to {} were promised",
+            facts.floor
+        ));
+    }
+
+    let epochs = read_file(io, &dir.join(names::EPOCHS))
+        .ok()
+        .and_then(|bytes| Epochs::decode(&String::from_utf8_lossy(&bytes)).ok());
+    let known = epochs.is_some();
+    log.finish(scanned, epochs.unwrap_or_default(), facts)?;
+    if !known {
+        log.rebuild_epochs()?;
+    }
+    log.epochs_dirty |= log.epochs.truncate_from_end(expected);
+    let start = facts.log_start.max(log.first_base()).min(expected.max(facts.log_start));
+    log.epochs_dirty |= log.epochs.truncate_from_start(start);
+    Ok(Recovered { log, start, end: expected, cut_bytes, fence })
+}
+
+/// Moves what lies behind byte `position` of a segment into a file of its own, for whoever wants
+/// to look at it, and cuts it off. Returns how many bytes that were.
+async fn move_aside<I: Io>(io: &I, dir: &Path, base: Offset, position: u64) -> io::Result<u64> {
+    let path = names::log(dir, base);
+    let file = io.open(&path, OpenMode::Write)?;
+    let bytes = file.len()?.saturating_sub(position);
+    let aside = io.open(&names::cut(dir, base), OpenMode::Create)?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut moved = 0;
+    while moved < bytes {
+        match file.read_at(&mut chunk, position + moved)? {
+            0 => break,
+            n => {
+                write_all(&aside, chunk.get(..n).unwrap_or_default(), moved)?;
+                moved += n as u64;
+            }
+        }
+    }
+    if position == 0 {
+        io.remove_file(&path)?;
+        names::remove_indexes(io, dir, base)?;
+    } else {
+        file.set_len(position)?;
+        file.sync().await?;
+    }
+    Ok(bytes)
+}
+
+fn scan_segment<I: Io>(
+    io: &I,
+    dir: &Path,
+    base: Offset,
+    limits: Limits,
+    facts: &Facts,
+) -> io::Result<Scanned<I::File>> {
+    let file = io.open(&names::log(dir, base), OpenMode::Write)?;
+    let len = file.len()?;
+    let trusted =
+        Index::load(io, dir, base, limits.index_interval_bytes, facts.recovery_point, len)
+            .filter(|index| is_right(&file, index, facts.recovery_point, len));
+    let index = trusted.unwrap_or_else(|| Index::new(base, limits.index_interval_bytes));
+    // The entry's batch is scanned again, and must not be noted twice.
+    let from = u64::from(index.lookup(facts.recovery_point));
+    let mut scan = Scanned {
+        base,
+        file: file.clone(),
+        bytes: from,
+        index,
+        end: base,
+        fault: None,
+        above_floor: None,
+        epochs: Vec::new(),
+    };
+    let mut batches = Batches { file, len, chunk: Vec::new(), chunk_at: 0 };
+    while scan.bytes < len && scan.fault.is_none() {
+        match batches.at(scan.bytes, facts.recovery_point)? {
+            Ok((header, bytes)) if header.base_offset() >= scan.end => {
+                scan.keep(&header, bytes, facts)
+            }
+            Ok((header, _)) => {
+                let why = format!("offset {} behind {}", header.base_offset(), scan.end);
+                scan.fault = Some((scan.bytes, why));
+            }
+            Err(fault) => scan.fault = Some((scan.bytes, format!("byte {}: {fault}", scan.bytes))),
+        }
+    }
+    Ok(scan)
+}
+
+impl<F> Scanned<F> {
+    fn keep(&mut self, header: &Header, bytes: u64, facts: &Facts) {
+        let (position, size) =
+            (num::u32_of(num::index(self.bytes)), num::u32_of(num::index(bytes)));
+        if !self.index.knows(header.last_offset()) {
+            self.index.note(header.last_offset(), header.max_timestamp(), position, size);
+        }
+        if header.next_offset() > facts.floor {
+            self.above_floor.get_or_insert(self.bytes);
+        }
+        if self.epochs.last().is_none_or(|(e, _)| *e < header.leader_epoch()) {
+            self.epochs.push((header.leader_epoch(), header.base_offset()));
+        }
+        self.end = header.next_offset();
+        self.bytes += bytes;
+    }
+}
+
+/// Whether the place that `index` names for `offset` is a batch's first byte.
+fn is_right<F: File>(file: &F, index: &Index, offset: Offset, len: u64) -> bool {
+    let start = u64::from(index.lookup(offset));
+    let found = Heads::new(file.clone(), start, len).next();
+    start == 0 || found.is_ok_and(|f| f.is_some_and(|f| index.knows(f.header.last_offset())))
+}
+
+/// Reads a file's batches, a large piece at a time.
+struct Batches<F> {
+    file: F,
+    len: u64,
+    chunk: Vec<u8>,
+    chunk_at: u64,
+}
+
+impl<F: File> Batches<F> {
+    /// The batch at `position`; its CRC is not looked at where it ends at or below `trusted`.
+    fn at(
+        &mut self,
+        position: u64,
+        trusted: Offset,
+    ) -> io::Result<Result<(Header, u64), StoredFault>> {
+        let have = num::index(self.len - position);
+        let head = match Header::read(self.bytes(position, HEADER_BYTES)?) {
+            Some(head) => *head,
+            None => return Ok(Err(StoredFault::Incomplete { need: HEADER_BYTES, have })),
+        };
+        match frame_head(&head, have) {
+            Ok(bytes) if head.next_offset() <= trusted => Ok(Ok((head, bytes as u64))),
+            Ok(bytes) => {
+                let whole = self.bytes(position, bytes)?;
+                Ok(validate_stored(whole).map(|head| (head, bytes as u64)))
+            }
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// `count` bytes from `position`, or what the file has of them.
+    fn bytes(&mut self, position: u64, count: usize) -> io::Result<&[u8]> {
+        let inside = position.checked_sub(self.chunk_at).map(num::index);
+        let have = inside.and_then(|at| self.chunk.get(at..)).map_or(0, <[u8]>::len);
+        if have < count {
+            let want = count.max(CHUNK_BYTES).min(num::index(self.len - position));
+            self.chunk.resize(want, 0);
+            let mut filled = 0;
+            while let Some(rest) = self.chunk.get_mut(filled..).filter(|r| !r.is_empty()) {
+                match self.file.read_at(rest, position + filled as u64)? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            self.chunk.truncate(filled);
+            self.chunk_at = position;
+        }
+        let rest = self.chunk.get(num::index(position - self.chunk_at)..).unwrap_or_default();
+        Ok(rest.get(..count).unwrap_or(rest))
+    }
+}
+
+impl<I: Io> Log<I> {
+    /// A log whose segments are still to come.
+    fn recovering(io: I, dir: &Path, limits: Limits) -> io::Result<Self> {
+        // Replaced by `finish`, before anybody reads or writes it.
+        let placeholder = io.open(&dir.join("recovery.tmp"), OpenMode::Create)?;
+        let active = Active {
+            base: Offset::ZERO,
+            file: placeholder,
+            serial: 0,
+            bytes: 0,
+            allocated: 0,
+            index: Index::new(Offset::ZERO, 0),
+            begun: None,
+        };
+        Ok(Self::with(io, dir, limits, active))
+    }
+
+    /// Takes over a segment that lies below the recovery point.
+    fn push_trusted(&mut self, base: Offset) -> io::Result<()> {
+        let file = self.io.open(&names::log(&self.dir, base), OpenMode::Write)?;
+        let bytes = file.len()?;
+        let max_timestamp = self
+            .io
+            .open(&names::time_index(&self.dir, base), OpenMode::Read)
+            .and_then(|file| index::max_timestamp_in_file(&file))
+            .unwrap_or(Timestamp::NONE);
+        let serial = self.serial();
+        self.sealed.push(Sealed { base, file, serial, bytes, max_timestamp, index: None });
+        Ok(())
+    }
+
+    fn finish(
+        &mut self,
+        scanned: Vec<Scanned<I::File>>,
+        epochs: Epochs,
+        facts: &Facts,
+    ) -> io::Result<()> {
+        self.epochs = epochs;
+        let last = scanned.len().saturating_sub(1);
+        let mut began = false;
+        for (i, segment) in scanned.into_iter().enumerate() {
+            for (epoch, start) in &segment.epochs {
+                self.epochs_dirty |= self.epochs.assign(*epoch, *start);
+            }
+            if let Some(from) = segment.above_floor {
+                write_again(&segment.file, from, segment.bytes)?;
+            }
+            let serial = self.serial();
+            let rewritten =
+                segment.above_floor.is_some() || facts.rewritten.contains(&segment.base);
+            let active = Active {
+                base: segment.base,
+                file: segment.file,
+                serial,
+                bytes: segment.bytes,
+                allocated: segment.bytes,
+                index: segment.index,
+                begun: (segment.bytes > 0).then(|| self.io.timestamp()),
+            };
+            self.active = active;
+            began = true;
+            if rewritten {
+                self.mark_dirty();
+            }
+            if i < last {
+                self.seal_active();
+            }
+        }
+        names::remove_if_there(&self.io, &self.dir.join("recovery.tmp"))?;
+        // Every segment was moved aside: begin anew behind the trusted ones.
+        if !began {
+            let base = facts.recovery_point;
+            let serial = self.serial();
+            self.active = Active::create(&self.io, &self.dir, base, self.limits, serial)?;
+        }
+        Ok(())
+    }
+
+    fn rebuild_epochs(&mut self) -> io::Result<()> {
+        let mut epochs = Epochs::default();
+        self.each_head(Offset::ZERO, |header| {
+            epochs.assign(header.leader_epoch(), header.base_offset());
+        })?;
+        self.epochs = epochs;
+        self.epochs_dirty = true;
+        Ok(())
+    }
+
+    /// Shows every batch that ends past `from` to `visit`, in order; stops at damage.
+    pub(crate) fn each_head(&self, from: Offset, mut visit: impl FnMut(&Header)) -> io::Result<()> {
+        let active = &self.active;
+        let segments = self.sealed.iter().map(|s| (s.base, &s.file, s.bytes, s.index.as_ref()));
+        let all = segments.chain([(active.base, &active.file, active.bytes, Some(&active.index))]);
+        for (base, file, bytes, index) in all {
+            if self.next_base(base).is_some_and(|next| next <= from) {
+                continue;
+            }
+            let start = index.map_or(0, |index| u64::from(index.lookup(from)));
+            let mut heads = Heads::new(file.clone(), start, bytes);
+            loop {
+                match heads.next() {
+                    Ok(Some(found)) if found.header.next_offset() > from => visit(&found.header),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(ScanError::Io(e)) => return Err(e),
+                    Err(ScanError::Fault { .. }) => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the pages of a range dirty again with what they hold.
+fn write_again<F: File>(file: &F, from: u64, to: u64) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut at = from;
+    while at < to {
+        let want = num::index((to - at).min(CHUNK_BYTES as u64));
+        let Some(buffer) = chunk.get_mut(..want) else {
+            break;
+        };
+        match file.read_at(buffer, at)? {
+            0 => break,
+            n => {
+                write_all(file, buffer.get(..n).unwrap_or_default(), at)?;
+                at += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table at the top of this file, row by row.
+    #[test]
+    fn the_table_holds() {
+        let rows = [
+            (Next::Whole, Action::Keep, Action::Keep),
+            (Next::Bad, Action::Fence, Action::Cut),
+            (Next::Nothing, Action::Fence, Action::Done),
+            (Next::Gap, Action::Fence, Action::Cut),
+        ];
+        for (next, below, above) in rows {
+            assert_eq!(decide(next, true), below, "{next:?} below the floor");
+            assert_eq!(decide(next, false), above, "{next:?} above the floor");
+        }
+    }
+}

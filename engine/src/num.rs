@@ -1,0 +1,25 @@
+//! Conversions between lengths that cannot fail on the machines this engine runs on.
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("kariz-engine maps file positions to usize: it needs a 64-bit target");
+
+/// A length or position as an index.
+#[allow(clippy::cast_possible_truncation)] // usize is 64 bits wide, see above
+pub(crate) const fn index(n: u64) -> usize {
+    n as usize
+}
+
+/// A length below 4 GiB (Kafka's positions and sizes are 31 bits wide), saturating above.
+pub(crate) fn u32_of(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// A count as Kafka's signed 64 bits, saturating.
+pub(crate) fn i64_of(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// A non-negative signed 64-bit number of Kafka's; negative ones become 0.
+pub(crate) fn u64_of(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}

@@ -1,0 +1,161 @@
+//! What the partitions of one core share: the I/O seam, the group that gathers for the next
+//! commit, and the list of those with staged batches.
+//!
+//! The shard's tasks run it; partitions only put themselves on its lists.
+
+use super::Partition;
+use super::staging::Staging;
+use crate::futures::Signal;
+use crate::io::Io;
+use crate::journal::entry::Entry;
+use crate::metrics::ShardMetrics;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Staging buffers kept for reuse.
+const POOL_MAX: usize = 64;
+
+/// What is worth telling an operator. Cold; called on the core's thread, never under a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A partition stopped serving: its log is damaged, or its disk failed.
+    Fenced {
+        /// Which one.
+        partition: String,
+        /// Why.
+        reason: String,
+    },
+    /// All of a core's partitions stopped taking writes: its journal failed.
+    CoreFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The disk is full: writes are refused, reads go on.
+    Full {
+        /// The partition that noticed.
+        partition: String,
+        /// What the disk said.
+        reason: String,
+    },
+    /// A write succeeded after the disk had been full.
+    RoomAgain {
+        /// The partition that noticed.
+        partition: String,
+    },
+    /// Recovery moved bytes aside that nobody was promised.
+    Cut {
+        /// Which partition.
+        partition: String,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// Something cold went wrong and will be tried again, or can be rebuilt.
+    Warning {
+        /// What.
+        what: String,
+    },
+}
+
+/// Who is told of events.
+pub(crate) type OnEvent = Rc<dyn Fn(&Event)>;
+
+/// What the next commit will make durable.
+pub(crate) struct Group<I: Io> {
+    /// The journal entry, filled as partitions write.
+    pub(crate) entry: Entry,
+    /// Who wrote since the last commit began.
+    pub(crate) members: Vec<Partition<I>>,
+    /// An entry longer than this does not take another batch.
+    pub(crate) entry_bytes_max: usize,
+}
+
+/// What the partitions of one core share.
+pub(crate) struct Core<I: Io> {
+    pub(crate) io: I,
+    pub(crate) metrics: ShardMetrics,
+    pub(crate) on_event: OnEvent,
+    /// Partitions with staged batches.
+    staged: RefCell<Vec<Partition<I>>>,
+    /// There is something to drain.
+    pub(crate) drain: Signal,
+    pub(crate) group: RefCell<Group<I>>,
+    /// There is something to commit.
+    pub(crate) dirty: Signal,
+    /// Somebody waits for the commit.
+    pub(crate) demand: Signal,
+    /// Bytes that only the page cache, or the journal, holds for certain.
+    pub(crate) unsynced_bytes: Cell<u64>,
+    /// There is enough for a checkpoint, or the journal needs room.
+    pub(crate) checkpoint: Signal,
+    /// Why this core takes no writes any more.
+    failed: RefCell<Option<Rc<str>>>,
+    pool: RefCell<Vec<Box<Staging>>>,
+}
+
+impl<I: Io> Core<I> {
+    pub(crate) fn new(io: I, on_event: OnEvent, entry_bytes_max: usize) -> Self {
+        Self {
+            io,
+            metrics: ShardMetrics::default(),
+            on_event,
+            staged: RefCell::default(),
+            drain: Signal::default(),
+            group: RefCell::new(Group {
+                entry: Entry::new(),
+                members: Vec::new(),
+                entry_bytes_max,
+            }),
+            dirty: Signal::default(),
+            demand: Signal::default(),
+            unsynced_bytes: Cell::new(0),
+            checkpoint: Signal::default(),
+            failed: RefCell::default(),
+            pool: RefCell::default(),
+        }
+    }
+
+    pub(super) fn stage(&self, partition: Partition<I>) {
+        self.staged.borrow_mut().push(partition);
+        self.drain.set();
+    }
+
+    /// Writes all that is staged on this core: one write a partition.
+    pub(crate) fn drain(&self) {
+        // Whoever stages meanwhile is on the next list.
+        for partition in self.staged.take() {
+            partition.drain();
+        }
+    }
+
+    /// Takes the group that has gathered; the next one gathers from now on.
+    pub(crate) fn take_group(&self, spare: Entry) -> (Entry, Vec<Partition<I>>) {
+        let mut group = self.group.borrow_mut();
+        let entry = std::mem::replace(&mut group.entry, spare);
+        (entry, std::mem::take(&mut group.members))
+    }
+
+    /// The journal is not to be trusted any more: nothing on this core may be acked.
+    pub(crate) fn fail(&self, reason: &str) {
+        if self.failed.borrow().is_none() {
+            *self.failed.borrow_mut() = Some(reason.into());
+            (self.on_event)(&Event::CoreFailed { reason: reason.to_owned() });
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<Rc<str>> {
+        self.failed.borrow().clone()
+    }
+
+    pub(super) fn take_staging(&self) -> Box<Staging> {
+        self.pool.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_back(&self, mut staging: Box<Staging>) {
+        staging.clear();
+        let mut pool = self.pool.borrow_mut();
+        if pool.len() < POOL_MAX {
+            pool.push(staging);
+        }
+    }
+}

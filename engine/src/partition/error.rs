@@ -1,0 +1,104 @@
+//! Why an operation on a partition did not do what was asked: one enum an operation.
+
+use crate::batch::Fault;
+use crate::producer::ProducerError;
+use crate::types::Offset;
+use std::io;
+use std::rc::Rc;
+
+/// Why a batch was not appended. Nothing of it is in the log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The batch is longer than `max.message.bytes`.
+    #[error("a batch of {bytes} bytes is larger than max.message.bytes={max}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The batch does not fit in any segment of `segment.bytes`.
+    #[error("a batch of {bytes} bytes is larger than segment.bytes={max}")]
+    LargerThanSegment {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: u64,
+    },
+    /// Its timestamps, or its records, are not what the topic takes.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A compacted topic needs keys.
+    #[error("a record without a key in a compacted topic")]
+    NullKey,
+    /// Its producer is out of sequence, or of an old epoch.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    /// The disk is full. Reads go on; try again when there is room.
+    #[error("the disk is full; nothing was written")]
+    Full,
+    /// The partition's disk failed, or its log is damaged: reopen it.
+    #[error("the partition takes no writes: {0}")]
+    Failed(Rc<str>),
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Deleted,
+}
+
+/// Why what was appended will not come as far as was waited for.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReachError {
+    /// The disk was full: the batch was not written.
+    #[error("the disk was full; the batch was not written")]
+    Full,
+    /// The disk failed: the batch may or may not survive.
+    #[error("the partition failed before the batch was safe: {0}")]
+    Failed(Rc<str>),
+    /// The partition was deleted meanwhile.
+    #[error("the partition was deleted")]
+    Deleted,
+}
+
+/// Why nothing could be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No record is, or will be next, at that offset.
+    #[error("offset {offset} is not in the log, which is {start}..{end}")]
+    OutOfRange {
+        /// What was asked for.
+        offset: Offset,
+        /// The first offset kept.
+        start: Offset,
+        /// The log end.
+        end: Offset,
+    },
+    /// The log is damaged: restore the partition, or delete it.
+    #[error("the partition is fenced: {0}")]
+    Fenced(Rc<str>),
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The partition was deleted.
+    #[error("the partition was deleted")]
+    Deleted,
+}
+
+/// Why a log start was not moved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrimError {
+    /// Only what consumers can see can be trimmed.
+    #[error("cannot trim to {to}: the high watermark is {high}")]
+    PastHighWatermark {
+        /// What was asked for.
+        to: Offset,
+        /// How far it may go.
+        high: Offset,
+    },
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,277 @@
+//! Reading: pinned file slices below the high watermark.
+
+use super::{Mark, Partition, ReadError, State};
+use crate::batch::Batch;
+use crate::io::{File, Io};
+use crate::log::scan::{Found as FoundBatch, Heads, ScanError};
+use crate::num;
+use crate::types::{Instant, LeaderEpoch, Offset, Timestamp};
+use bytes::Bytes;
+use std::io;
+
+/// A compressed batch is inflated to at most this to look for a timestamp in it.
+const INFLATED_BYTES_MAX: usize = 256 << 20;
+
+/// How much to read, and how long to wait for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    /// At most so many bytes, but always one whole batch.
+    pub max_bytes: usize,
+    /// Wait for at least so many bytes, ...
+    pub min_bytes: usize,
+    /// ... but not longer than this.
+    pub until: Instant,
+}
+
+/// A range of whole stored bytes: one segment's, below the high watermark, beginning with the
+/// batch that holds the offset asked for. It may end inside a batch. It pins its file: neither
+/// retention nor deletion takes the bytes away while it lives.
+#[derive(Clone)]
+pub struct Slice<I: Io> {
+    file: I::File,
+    position: u64,
+    len: usize,
+}
+
+impl<I: Io> Slice<I> {
+    /// Its length in bytes; 0 if there is nothing to read yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to read yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The segment file.
+    #[must_use]
+    pub fn file(&self) -> &I::File {
+        &self.file
+    }
+
+    /// Where in that file the slice begins.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Brings its pages into the page cache, so that sending them does not wait for the disk.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn load(&self) -> io::Result<()> {
+        self.file.load(self.position, self.len).await
+    }
+
+    /// Its whole batches, for protocols that do not speak RecordBatch.
+    ///
+    /// # Errors
+    /// Those of the disk, and damage.
+    pub async fn batches(&self) -> Result<Vec<Batch>, ReadError> {
+        self.load().await?;
+        let mut bytes = vec![0; self.len];
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|r| !r.is_empty()) {
+            match self.file.read_at(rest, self.position + filled as u64)? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        bytes.truncate(filled);
+        let bytes = Bytes::from(bytes);
+        let mut batches = Vec::new();
+        let mut at = 0;
+        while let Some(len) = crate::batch::announced_bytes(bytes.get(at..).unwrap_or_default()) {
+            if at + len > bytes.len() {
+                break;
+            }
+            let batch = Batch::from_stored(bytes.slice(at..at + len));
+            batches.push(batch.map_err(|fault| ReadError::Fenced(fault.to_string().into()))?);
+            at += len;
+        }
+        Ok(batches)
+    }
+}
+
+/// A record that was looked for by its timestamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+    /// The term of its batch.
+    pub leader_epoch: LeaderEpoch,
+}
+
+impl<I: Io> Partition<I> {
+    /// What can be read from `from` now: at most `max_bytes`, but always one whole batch. Empty
+    /// from the high watermark to the log end. Waits only for pages that are not resident.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn slice(&self, from: Offset, max_bytes: usize) -> Result<Slice<I>, ReadError> {
+        let mut at = from;
+        loop {
+            let seek = {
+                let state = self.0.state.borrow();
+                state.check_readable(from)?;
+                match state.log.seek(at, state.marks.high()) {
+                    Some(seek) => seek,
+                    None => return Ok(state.nothing()),
+                }
+            };
+            match seek.find(at).await.map_err(|e| self.damaged(e))? {
+                Some(found) => {
+                    let rest = num::index(seek.limit - found.position);
+                    let len = rest.min(max_bytes.max(num::index(found.bytes)));
+                    let metrics = &self.0.core.metrics;
+                    metrics.reads.add(1);
+                    metrics.read_bytes.add(len as u64);
+                    return Ok(Slice { file: seek.file, position: found.position, len });
+                }
+                // The segment ends before `at`: a gap up to the next one.
+                None => {
+                    let state = self.0.state.borrow();
+                    match state.log.next_base(seek.base) {
+                        Some(next) => at = at.max(next),
+                        None => return Ok(state.nothing()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Partition::slice`], but waits for `want.min_bytes`, or until `want.until`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read(&self, from: Offset, want: Want) -> Result<Slice<I>, ReadError> {
+        loop {
+            let seen = self.marks().high_watermark;
+            let slice = self.slice(from, want.max_bytes).await?;
+            let io = &self.0.core.io;
+            if slice.len() >= want.min_bytes.min(want.max_bytes) || io.now() >= want.until {
+                return Ok(slice);
+            }
+            let more = self.reach_offset(Mark::High, seen.max(from).plus(1));
+            match crate::futures::either(more, io.sleep_until(want.until)).await {
+                crate::futures::Either::Left(Ok(())) => {}
+                crate::futures::Either::Left(Err(_)) => {
+                    return self.slice(from, want.max_bytes).await;
+                }
+                crate::futures::Either::Right(()) => {}
+            }
+        }
+    }
+
+    /// The first record with a timestamp of at least `at`, below the high watermark.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn find(&self, at: Timestamp) -> Result<Option<Found>, ReadError> {
+        let from = self.0.state.borrow().log.seek_time(at)?;
+        match from {
+            Some(from) => self.find_from(from, at).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The first of the records with the largest timestamp, below the high watermark.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn find_max_timestamp(&self) -> Result<Option<Found>, ReadError> {
+        let newest = self.0.state.borrow().log.max_timestamp();
+        if newest == Timestamp::NONE {
+            return Ok(None);
+        }
+        self.find(newest).await
+    }
+
+    async fn find_from(&self, from: Offset, wanted: Timestamp) -> Result<Option<Found>, ReadError> {
+        let mut at = from.max(self.marks().log_start);
+        loop {
+            let Some(seek) = ({
+                let state = self.0.state.borrow();
+                state.check_readable(at)?;
+                state.log.seek(at, state.marks.high())
+            }) else {
+                return Ok(None);
+            };
+            if let Some(first) = seek.find(at).await.map_err(|e| self.damaged(e))? {
+                let mut heads = Heads::new(seek.file.clone(), first.position, seek.limit);
+                while let Some(batch) =
+                    heads.find(|h| h.max_timestamp() >= wanted).map_err(|e| self.damaged(e))?
+                {
+                    if let Some(found) = self.find_in(&seek.file, &batch, wanted).await? {
+                        return Ok(Some(found));
+                    }
+                }
+            }
+            let next = self.0.state.borrow().log.next_base(seek.base);
+            match next {
+                Some(next) => at = at.max(next),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn find_in(
+        &self,
+        file: &I::File,
+        batch: &FoundBatch,
+        wanted: Timestamp,
+    ) -> Result<Option<Found>, ReadError> {
+        let whole = Slice::<I> {
+            file: file.clone(),
+            position: batch.position,
+            len: num::index(batch.bytes),
+        };
+        let start = self.marks().log_start;
+        for batch in whole.batches().await? {
+            let damaged = |e: crate::batch::RecordFault| ReadError::Fenced(e.to_string().into());
+            let records = batch.records(INFLATED_BYTES_MAX).map_err(damaged)?;
+            for record in records.iter() {
+                let record = record.map_err(damaged)?;
+                if record.timestamp >= wanted && record.offset >= start {
+                    let leader_epoch = batch.header().leader_epoch();
+                    let (offset, timestamp) = (record.offset, record.timestamp);
+                    return Ok(Some(Found { offset, timestamp, leader_epoch }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Damage that a read has met: this partition alone stops serving.
+    fn damaged(&self, error: ScanError) -> ReadError {
+        match error {
+            ScanError::Io(e) => ReadError::Io(e),
+            fault @ ScanError::Fault { .. } => {
+                let reason: std::rc::Rc<str> = fault.to_string().into();
+                self.fence(&reason);
+                ReadError::Fenced(reason)
+            }
+        }
+    }
+}
+
+impl<I: Io> State<I> {
+    fn check_readable(&self, from: Offset) -> Result<(), ReadError> {
+        self.health.readable()?;
+        let marks = self.marks.marks();
+        if from < marks.log_start || from > marks.written {
+            let (start, end) = (marks.log_start, marks.written);
+            return Err(ReadError::OutOfRange { offset: from, start, end });
+        }
+        Ok(())
+    }
+
+    fn nothing(&self) -> Slice<I> {
+        Slice { file: self.log.active_file().clone(), position: 0, len: 0 }
+    }
+}

@@ -1,0 +1,288 @@
+//! What the core's tasks do with a partition: commit, checkpoint, retain, truncate, delete.
+
+use super::watermarks::LogEnd;
+use super::{Event, Health, Membership, Partition, TrimError};
+use crate::checkpoint::{replace_file, write_all};
+use crate::io::{Io, OpenMode};
+use crate::journal::entry::{Item, Kind};
+use crate::log::retain::Retention;
+use crate::log::{Log, TruncateError, Unsynced, names};
+use crate::producer::Producers;
+use crate::types::{Offset, Timestamp};
+use std::io;
+use std::path::PathBuf;
+
+/// A partition's share of a commit that is under way.
+pub(crate) struct Commit<I: Io> {
+    partition: Partition<I>,
+    end: LogEnd,
+    files: Option<Unsynced<I>>,
+}
+
+impl<I: Io> Commit<I> {
+    /// Whether the journal's entry carries its bytes, and not its own files.
+    pub(crate) fn is_journalled(&self) -> bool {
+        self.files.is_none()
+    }
+
+    /// Syncs the partition's own files, if its bytes are not in the journal; how many syncs.
+    pub(crate) async fn sync(&self) -> io::Result<u64> {
+        match &self.files {
+            Some(files) => files.sync().await,
+            None => Ok(0),
+        }
+    }
+
+    /// What was committed is durable. A statement for the next entry, if recovery would not
+    /// know otherwise.
+    pub(crate) fn succeed(&self) -> Option<Item<'static>> {
+        let inner = &*self.partition.0;
+        let state = &mut *inner.state.borrow_mut();
+        if !matches!(state.health, Health::Good) {
+            return None;
+        }
+        if let Some(files) = &self.files {
+            state.log.synced(files);
+            state.file_end = later(state.file_end, self.end);
+        }
+        state.marks.sync(self.end);
+        state.wake();
+        self.files.as_ref().map(|_| Item {
+            topic_id: inner.topic_id,
+            partition: inner.name.partition,
+            kind: Kind::Synced,
+            leader_epoch: state.epoch,
+            base: self.end.offset,
+            end: self.end.offset,
+            segment: self.end.segment,
+            position: self.end.position,
+            bytes: &[],
+        })
+    }
+
+    /// The sync failed: what it covered may be lost, although it still reads back.
+    pub(crate) fn fail(&self, error: &io::Error) {
+        self.partition.fail(&format!("a sync failed: {error}"));
+    }
+}
+
+/// A partition's share of a checkpoint that is under way.
+pub(crate) struct Checkpointed<I: Io> {
+    partition: Partition<I>,
+    end: LogEnd,
+    files: Unsynced<I>,
+    epochs: Option<(PathBuf, String)>,
+    /// A log that was cut back meanwhile has not come to `end`.
+    failures: u64,
+}
+
+impl<I: Io> Checkpointed<I> {
+    /// Makes all that was written durable in the partition's own files; how many syncs.
+    pub(crate) async fn run(self) -> io::Result<u64> {
+        let done = self.sync().await;
+        match &done {
+            Ok(_) => {
+                let state = &mut *self.partition.0.state.borrow_mut();
+                state.log.synced(&self.files);
+                if matches!(state.health, Health::Good) && state.failures == self.failures {
+                    state.file_end = later(state.file_end, self.end);
+                    state.marks.sync(self.end);
+                    state.wake();
+                }
+            }
+            Err(error) => self.partition.fail(&format!("a sync failed: {error}")),
+        }
+        done
+    }
+
+    async fn sync(&self) -> io::Result<u64> {
+        if let Some((dir, epochs)) = &self.epochs {
+            let io = &self.partition.0.core.io;
+            replace_file(io, dir, names::EPOCHS, epochs.as_bytes()).await?;
+        }
+        self.files.sync().await
+    }
+}
+
+impl<I: Io> Partition<I> {
+    /// Takes what was written since the last commit began into this one.
+    pub(crate) fn begin_commit(&self) -> Commit<I> {
+        let state = &mut *self.0.state.borrow_mut();
+        let membership = std::mem::replace(&mut state.membership, Membership::None);
+        state.was_large = membership == Membership::Files;
+        let files = state.was_large.then(|| state.log.unsynced());
+        Commit { partition: self.clone(), end: state.marks.written(), files }
+    }
+
+    /// Brings the caches on disk up to date, and says what a checkpoint must sync; `None` if all
+    /// is durable in the partition's own files.
+    pub(crate) fn begin_checkpoint(&self) -> io::Result<Option<Checkpointed<I>>> {
+        let state = &mut *self.0.state.borrow_mut();
+        if !matches!(state.health, Health::Good) || !state.log.is_dirty() {
+            return Ok(None);
+        }
+        state.log.save_indexes()?;
+        let dir = state.log.dir().to_owned();
+        if state.staging.is_none() {
+            self.save_producers(state, &dir)?;
+        }
+        let epochs = state.log.take_changed_epochs().map(|text| (dir, text));
+        let (end, files) = (state.marks.written(), state.log.unsynced());
+        let failures = state.failures;
+        Ok(Some(Checkpointed { partition: self.clone(), end, files, epochs, failures }))
+    }
+
+    fn save_producers(&self, state: &mut super::State<I>, dir: &std::path::Path) -> io::Result<()> {
+        let io = &self.0.core.io;
+        let offset = state.marks.written().offset;
+        let file = io.open(&names::snapshot(dir, offset), OpenMode::Create)?;
+        write_all(&file, &state.producers.encode(), 0)?;
+        let old = state.snapshot.replace(offset).filter(|old| *old != offset);
+        old.map_or(Ok(()), |old| names::remove_if_there(io, &names::snapshot(dir, old)))
+    }
+
+    /// Below this offset every record is durable in the partition's own files.
+    pub(crate) fn recovery_point(&self) -> Offset {
+        self.0.state.borrow().file_end.offset
+    }
+
+    /// Whether its disk failed, so that the journal's copy may be the only one.
+    pub(crate) fn needs_journal(&self) -> bool {
+        let state = self.0.state.borrow();
+        matches!(state.health, Health::Failed(_))
+            && state.file_end.offset < state.marks.durable().offset
+    }
+
+    /// Deletes the segments that its topic's settings let go; how many.
+    pub(crate) fn retain(&self, now: Timestamp) -> io::Result<usize> {
+        let state = &mut *self.0.state.borrow_mut();
+        if !matches!(state.health, Health::Good) || !state.is_configured || !state.config.deletes()
+        {
+            return Ok(0);
+        }
+        let retention = Retention {
+            retention_ms: state.config.retention_ms,
+            retention_bytes: state.config.retention_bytes,
+        };
+        let marks = state.marks.marks();
+        let all_visible = marks.high_watermark == state.marks.staged();
+        if all_visible && state.log.is_active_expired(retention, now) {
+            let _rolled = self.0.roll(state, marks.written);
+        }
+        let start = state.log.retained_from(retention, now, marks.high_watermark);
+        self.move_start(state, start)
+    }
+
+    /// Moves the log start up to `before`; segments that end before it are deleted. Returns the
+    /// log start. Durable with the next checkpoint, which this asks for.
+    ///
+    /// # Errors
+    /// [`TrimError`].
+    pub fn trim(&self, before: Offset) -> Result<Offset, TrimError> {
+        let state = &mut *self.0.state.borrow_mut();
+        let high = state.marks.high().offset;
+        if before > high {
+            return Err(TrimError::PastHighWatermark { to: before, high });
+        }
+        self.move_start(state, before)?;
+        self.0.core.checkpoint.set();
+        Ok(state.marks.start())
+    }
+
+    fn move_start(&self, state: &mut super::State<I>, start: Offset) -> io::Result<usize> {
+        if start <= state.marks.start() {
+            return Ok(0);
+        }
+        state.marks.trim(start);
+        let deleted = state.log.delete_before(start)?;
+        self.0.core.metrics.segments_deleted.add(deleted as u64);
+        Ok(deleted)
+    }
+
+    /// The statement with which a cut back to `to` goes into the journal.
+    pub(crate) fn truncation(&self, to: Offset) -> Item<'static> {
+        let state = self.0.state.borrow();
+        Item {
+            topic_id: self.0.topic_id,
+            partition: self.0.name.partition,
+            kind: Kind::Truncated,
+            leader_epoch: state.epoch,
+            base: to,
+            end: to,
+            segment: Offset::ZERO,
+            position: 0,
+            bytes: &[],
+        }
+    }
+
+    /// Cuts the log back to `to`; waits for what is cut fail. The caller has journalled it, and
+    /// runs a checkpoint.
+    pub(crate) fn truncate(&self, to: Offset) -> Result<(), TruncateError> {
+        let state = &mut *self.0.state.borrow_mut();
+        if to >= state.marks.written().offset {
+            return Ok(());
+        }
+        let seen = to < state.marks.high().offset;
+        state.log.truncate(to, seen)?;
+        let end = state.log.end_at(to);
+        state.marks.truncate(end);
+        state.file_end = earlier(state.file_end, end);
+        rebuild_producers(&state.log, &mut state.producers, to, self.0.core.io.timestamp())?;
+        state.failures += 1;
+        state.failed_at.push_back(to);
+        state.waiters.wake_all();
+        Ok(())
+    }
+
+    /// Stops serving for good, because the topic is gone; where its files are.
+    pub(crate) fn mark_deleted(&self) -> PathBuf {
+        let state = &mut *self.0.state.borrow_mut();
+        state.health = Health::Deleted;
+        state.staging = None;
+        state.waiters.wake_all();
+        state.log.dir().to_owned()
+    }
+
+    pub(crate) fn fail(&self, reason: &str) {
+        let state = &mut *self.0.state.borrow_mut();
+        self.0.fail(state, reason);
+    }
+
+    /// Wakes whoever waits, for the core has failed.
+    pub(crate) fn wake_all(&self) {
+        self.0.state.borrow().waiters.wake_all();
+    }
+
+    /// Forgets producers that have been silent for longer than `ms`.
+    pub(crate) fn expire_producers(&self, now: Timestamp, ms: i64) {
+        self.0.state.borrow_mut().producers.expire(now, ms);
+    }
+
+    pub(crate) fn warn(&self, what: &str) {
+        let what = format!("{}: {what}", self.0.name);
+        (self.0.core.on_event)(&Event::Warning { what });
+    }
+}
+
+/// The producers' state as the log tells it, up to `end`.
+fn rebuild_producers<I: Io>(
+    log: &Log<I>,
+    producers: &mut Producers,
+    end: Offset,
+    now: Timestamp,
+) -> io::Result<()> {
+    if producers.truncate_to(end) {
+        // The batches that were cut pushed others out of the last five: read those again.
+        producers.clear();
+        log.each_head(log.first_base(), |header| producers.rebuild(header, now))?;
+    }
+    Ok(())
+}
+
+fn later(a: LogEnd, b: LogEnd) -> LogEnd {
+    if a.offset < b.offset { b } else { a }
+}
+
+fn earlier(a: LogEnd, b: LogEnd) -> LogEnd {
+    if a.offset > b.offset { b } else { a }
+}

@@ -1,0 +1,307 @@
+//! One core: its partitions, its journal, and the tasks that keep both.
+//!
+//! | task | wakes | does |
+//! |---|---|---|
+//! | drain | when a batch is staged, at the end of the turn | one write a partition |
+//! | commit | at once if somebody waits, else within 5 ms | one journal entry, one sync |
+//! | checkpoint | when there is much to sync, or it is time | syncs files, frees the journal |
+//! | retention | every `log.retention.check.interval.ms` | deletes old segments |
+
+mod adopt;
+mod checkpointing;
+mod commit;
+mod open;
+
+pub(crate) use adopt::adopt;
+pub(crate) use checkpointing::CLEAN_SHUTDOWN;
+pub use open::{PartitionRecovery, RecoveryReport};
+
+use crate::config::LogConfig;
+use crate::engine::Handle;
+use crate::futures::{Latch, Signal};
+use crate::io::Io;
+use crate::io::uring::Uring;
+use crate::journal::Journal;
+use crate::log::{Log, TruncateError, names};
+use crate::metrics::ShardMetrics;
+use crate::partition::core::{Core, OnEvent};
+use crate::partition::{self, Mark, Opened, Partition};
+use crate::producer::Producers;
+use crate::types::{Instant, LeaderEpoch, Offset, ShardId, TopicId, TopicPartition};
+use rustc_hash::FxHashMap;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What a shard is told when it is opened.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) id: ShardId,
+    /// Its directory: a Kafka log directory of its own.
+    pub(crate) dir: PathBuf,
+    pub(crate) journal_bytes: u64,
+    pub(crate) retention_check: Duration,
+    pub(crate) producer_expiration_ms: i64,
+}
+
+/// Why a partition could not be created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// It is there already.
+    #[error("partition {0} exists")]
+    Exists(TopicPartition),
+    /// The disk.
+    #[error("partition {partition} could not be created: {source}")]
+    Io {
+        /// Which one.
+        partition: TopicPartition,
+        /// What the disk said.
+        source: io::Error,
+    },
+}
+
+/// A handle to the core that the caller runs on; clones are the same core. It stays there.
+pub struct Shard<I: Io = Uring>(Rc<Inner<I>>);
+
+impl<I: Io> Clone for Shard<I> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+struct Inner<I: Io> {
+    settings: Settings,
+    directory_id: TopicId,
+    core: Rc<Core<I>>,
+    partitions: RefCell<FxHashMap<TopicPartition, Partition<I>>>,
+    journal: RefCell<Journal<I>>,
+    /// The journal has room again.
+    room: Signal,
+    /// Held by whoever changes what is durable: a commit, a checkpoint, a truncation.
+    committing: tokio::sync::Mutex<()>,
+    /// One checkpoint at a time.
+    checkpointing: tokio::sync::Mutex<()>,
+    stopping: Latch,
+    stopped: Cell<bool>,
+    /// Apps that were started and have not ended.
+    apps: Cell<usize>,
+    app_ended: Signal,
+    handle: OnceCell<Handle>,
+}
+
+impl<I: Io> Shard<I> {
+    /// Which core this is.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.0.settings.id
+    }
+
+    /// The core's clock, tasks, disk and network.
+    #[must_use]
+    pub fn io(&self) -> &I {
+        &self.0.core.io
+    }
+
+    /// The id of this core's log directory, as `meta.properties` has it.
+    #[must_use]
+    pub fn directory_id(&self) -> TopicId {
+        self.0.directory_id
+    }
+
+    /// What this core counts.
+    #[must_use]
+    pub fn metrics(&self) -> &ShardMetrics {
+        &self.0.core.metrics
+    }
+
+    /// The partitions that live here, in no order.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Partition<I>> {
+        self.0.partitions.borrow().values().cloned().collect()
+    }
+
+    /// The partition called `name`, if it lives here.
+    #[must_use]
+    pub fn partition(&self, name: &TopicPartition) -> Option<Partition<I>> {
+        self.0.partitions.borrow().get(name).cloned()
+    }
+
+    /// Makes an empty partition here; durable when this returns.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub async fn create(
+        &self,
+        name: &TopicPartition,
+        topic_id: TopicId,
+        epoch: LeaderEpoch,
+        config: LogConfig,
+    ) -> Result<Partition<I>, CreateError> {
+        if self.partition(name).is_some() {
+            return Err(CreateError::Exists(name.clone()));
+        }
+        let failed = |source| CreateError::Io { partition: name.clone(), source };
+        let log = self.create_log(name, topic_id, &config).await.map_err(failed)?;
+        let opened = Opened {
+            log,
+            start: Offset::ZERO,
+            end: Offset::ZERO,
+            producers: Producers::new(),
+            fence: None,
+            snapshot: None,
+        };
+        let core = Rc::clone(&self.0.core);
+        let partition = Partition::new(core, name.clone(), topic_id, opened);
+        partition.configure(config);
+        partition.lead(epoch);
+        // Two creations of one name at a time: the first to end has made it.
+        let mut partitions = self.0.partitions.borrow_mut();
+        if partitions.contains_key(name) {
+            return Err(CreateError::Exists(name.clone()));
+        }
+        partitions.insert(name.clone(), partition.clone());
+        Ok(partition)
+    }
+
+    async fn create_log(
+        &self,
+        name: &TopicPartition,
+        topic_id: TopicId,
+        config: &LogConfig,
+    ) -> io::Result<Log<I>> {
+        let io = self.io();
+        let dir = self.0.settings.dir.join(name.to_string());
+        io.create_dir(&dir)?;
+        let log = Log::create(io.clone(), &dir, Offset::ZERO, partition::limits(config))?;
+        log.unsynced().sync().await?;
+        // Its name is the last to be durable: with it the partition exists.
+        let metadata = format!("version: 0\ntopic_id: {topic_id}\n");
+        crate::checkpoint::replace_file(io, &dir, names::METADATA, metadata.as_bytes()).await?;
+        io.sync_dir(&self.0.settings.dir).await?;
+        Ok(log)
+    }
+
+    /// Deletes a partition: it stops serving at once, and its files are unlinked.
+    ///
+    /// # Errors
+    /// Those of the disk; the partition serves no more all the same.
+    pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
+        let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
+            return Ok(());
+        };
+        let io = self.io();
+        let dir = partition.mark_deleted();
+        // Renamed first: a crash in the middle of the removal must not leave half a partition.
+        let gone = dir.with_file_name(format!("{name}.{:016x}-delete", io.random()));
+        io.rename(&dir, &gone)?;
+        io.sync_dir(&self.0.settings.dir).await?;
+        io.remove_dir(&gone)
+    }
+
+    /// Waits for the first of several partitions to come far enough, or to fail; its place in
+    /// `waits`, or `None` once `until` has passed.
+    pub async fn any(&self, waits: &[(Partition<I>, Mark, Offset)], until: Instant) -> Option<usize> {
+        partition::any(self.io(), waits, until).await
+    }
+
+    /// Runs `task` on this core until it ends.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.io().spawn(task);
+    }
+
+    /// Waits until the engine begins to shut down.
+    pub async fn stopping(&self) {
+        self.0.stopping.wait().await;
+    }
+
+    /// Counts an app as running until it is dropped.
+    pub(crate) fn guard(&self) -> Running<I> {
+        self.0.apps.set(self.0.apps.get() + 1);
+        Running(self.clone())
+    }
+
+    /// Waits until every app has ended, but not longer than `until`.
+    pub(crate) async fn apps_ended(&self, until: Instant) {
+        let ended = async {
+            while self.0.apps.get() > 0 {
+                self.0.app_ended.wait().await;
+            }
+        };
+        crate::futures::either(ended, self.io().sleep_until(until)).await;
+    }
+
+    pub(crate) fn stop(&self) {
+        self.0.stopping.set();
+    }
+
+    pub(crate) fn set_handle(&self, handle: Handle) {
+        // Set once, right after the shard was opened.
+        let _first = self.0.handle.set(handle);
+    }
+
+    /// Cuts a partition's log back to `to`, a batch's first offset; durable when it returns.
+    ///
+    /// # Errors
+    /// [`TruncateError`].
+    pub async fn truncate(&self, partition: &Partition<I>, to: Offset) -> Result<(), TruncateError> {
+        {
+            let _committing = self.0.committing.lock().await;
+            // All that is written goes into entries before the one that speaks of the cut.
+            let spare = self.commit(crate::journal::entry::Entry::new()).await;
+            let mut entry = spare;
+            entry.clear();
+            entry.push(&partition.truncation(to), std::iter::empty());
+            self.write_entry(&mut entry).await?;
+            let synced = self.0.journal.borrow().sync();
+            synced.await?;
+            partition.truncate(to)?;
+        }
+        self.checkpoint().await?;
+        Ok(())
+    }
+
+    /// Starts the core's tasks.
+    pub(crate) fn start(&self) {
+        let shard = self.clone();
+        self.spawn(async move {
+            while !shard.0.stopped.get() {
+                shard.0.core.drain.wait().await;
+                shard.0.core.drain();
+            }
+        });
+        let shard = self.clone();
+        self.spawn(async move { shard.commit_loop().await });
+        let shard = self.clone();
+        self.spawn(async move { shard.checkpoint_loop().await });
+        let shard = self.clone();
+        self.spawn(async move { shard.retention_loop().await });
+        let shard = self.clone();
+        self.spawn(async move { shard.grow_journal().await });
+    }
+}
+
+impl Shard<Uring> {
+    /// A way to this and every other core, for any thread.
+    ///
+    /// # Panics
+    /// Never: the engine sets it before anybody has the shard.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.0.handle.get().cloned().unwrap_or_default()
+    }
+}
+
+/// An app that has not ended.
+pub(crate) struct Running<I: Io>(Shard<I>);
+
+impl<I: Io> Drop for Running<I> {
+    fn drop(&mut self) {
+        let inner = &self.0.0;
+        inner.apps.set(inner.apps.get().saturating_sub(1));
+        inner.app_ended.set();
+    }
+}

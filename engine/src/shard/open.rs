@@ -1,0 +1,411 @@
+//! Opening a core's directory: what the journal, the checkpoints and the logs say is put together.
+//!
+//! 1. The journal is replayed: its bytes go back where they belong, its floors are noted.
+//! 2. Each log is opened by the table in `log::recover`, its producers by snapshot and batches.
+//! 3. All that was written again is synced, the checkpoints are written, and only then is the
+//!    journal begun anew: a crash before that finds everything as it was.
+
+use super::{CLEAN_SHUTDOWN, Inner, Settings, Shard};
+use crate::checkpoint::{self, Checkpoint, read_file, replace_file, write_all};
+use crate::futures::{Latch, Signal, join_all};
+use crate::io::{File, Io, OpenMode};
+use crate::journal::entry::{Item, Kind};
+use crate::journal::{self, Journal};
+use crate::log::names;
+use crate::log::recover::{Facts, Recovered, recover};
+use crate::partition::core::{Core, OnEvent};
+use crate::partition::{Event, Opened, Partition, limits};
+use crate::producer::Producers;
+use crate::types::{Offset, ShardId, TopicId, TopicPartition};
+use rustc_hash::FxHashMap;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// In the directory of a fenced partition: up to where its records were promised.
+const FLOOR: &str = "kariz.floor";
+/// Kafka's properties of a log directory.
+const META: &str = "meta.properties";
+
+/// What opening a core's directory found.
+#[derive(Clone, Debug)]
+pub struct RecoveryReport {
+    /// Which core.
+    pub shard: ShardId,
+    /// Whether it had been shut down in order, or is new.
+    pub was_clean: bool,
+    /// Entries that were replayed from the journal.
+    pub journal_entries: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Each partition.
+    pub partitions: Vec<PartitionRecovery>,
+}
+
+/// What opening a partition found.
+#[derive(Clone, Debug)]
+pub struct PartitionRecovery {
+    /// Which one.
+    pub partition: TopicPartition,
+    /// Its topic's id.
+    pub topic_id: TopicId,
+    /// The first offset kept.
+    pub log_start: Offset,
+    /// The log end.
+    pub log_end: Offset,
+    /// Bytes behind what was promised that made no whole batch, and were moved aside.
+    pub cut_bytes: u64,
+    /// Why it does not serve, if so.
+    pub fenced: Option<String>,
+}
+
+/// A partition's directory, and what is known of it before its log is looked at.
+struct Found {
+    name: TopicPartition,
+    dir: PathBuf,
+    topic_id: TopicId,
+    facts: Facts,
+}
+
+impl<I: Io> Shard<I> {
+    /// Opens `settings.dir`, which is made if it is not there. Nothing serves before this returns.
+    pub(crate) async fn open(
+        io: I,
+        settings: Settings,
+        node_id: i32,
+        cluster_id: &str,
+        on_event: OnEvent,
+    ) -> io::Result<(Self, RecoveryReport)> {
+        let began = io.now();
+        let dir = settings.dir.clone();
+        let is_new = make_dir(&io, &dir).await?;
+        let directory_id = meta_properties(&io, &dir, node_id, cluster_id).await?;
+        let sign = dir.join(CLEAN_SHUTDOWN);
+        let was_clean = is_new || io.open(&sign, OpenMode::Read).is_ok();
+
+        let mut found = find_partitions(&io, &dir, &on_event)?;
+        let journal_path = dir.join(journal::FILE_NAME);
+        let journal_entries = replay(&io, &journal_path, &mut found)?;
+        let mut opened = Vec::new();
+        for partition in found.into_values() {
+            let (recovered, producers, snapshot) = open_partition(&io, &partition).await?;
+            opened.push((partition, recovered, producers, snapshot));
+        }
+        for some in opened.chunks(8) {
+            let unsynced: Vec<_> = some.iter().map(|(_, r, _, _)| r.log.unsynced()).collect();
+            join_all(unsynced.iter().map(|u| u.sync()))
+                .await
+                .into_iter()
+                .collect::<io::Result<Vec<_>>>()?;
+        }
+
+        let report = RecoveryReport {
+            shard: settings.id,
+            was_clean,
+            journal_entries,
+            took: Duration::ZERO,
+            partitions: opened.iter().map(|(found, r, _, _)| describe(found, r)).collect(),
+        };
+        for (found, recovered, _, _) in &opened {
+            keep_floor(&io, found, recovered.fence.is_some()).await?;
+        }
+        write_checkpoints(&io, &dir, &opened, was_clean).await?;
+        // Whatever happens from here on needs recovery.
+        names::remove_if_there(&io, &sign)?;
+        io.sync_dir(&dir).await?;
+        let journal = Journal::begin(&io, &journal_path, settings.journal_bytes).await?;
+
+        let core = Rc::new(Core::new(io.clone(), on_event, journal.entry_bytes_max()));
+        let mut partitions = FxHashMap::default();
+        for (found, mut recovered, producers, snapshot) in opened {
+            let unsynced = recovered.log.unsynced();
+            recovered.log.synced(&unsynced);
+            tell(&core, &found, &recovered);
+            let Recovered { log, start, end, fence, .. } = recovered;
+            let opened = Opened { log, start, end, producers, fence, snapshot };
+            let partition =
+                Partition::new(Rc::clone(&core), found.name.clone(), found.topic_id, opened);
+            partitions.insert(found.name, partition);
+        }
+        let took = io.now() - began;
+        let shard = Self(Rc::new(Inner {
+            settings,
+            directory_id,
+            core,
+            partitions: RefCell::new(partitions),
+            journal: RefCell::new(journal),
+            room: Signal::default(),
+            committing: tokio::sync::Mutex::new(()),
+            checkpointing: tokio::sync::Mutex::new(()),
+            stopping: Latch::default(),
+            stopped: Cell::new(false),
+            apps: Cell::new(0),
+            app_ended: Signal::default(),
+            handle: OnceCell::new(),
+        }));
+        Ok((shard, RecoveryReport { took, ..report }))
+    }
+}
+
+/// Makes `dir` if it is not there; whether it was not.
+async fn make_dir<I: Io>(io: &I, dir: &Path) -> io::Result<bool> {
+    if io.list(dir).is_ok() {
+        return Ok(false);
+    }
+    io.create_dir(dir)?;
+    if let Some(parent) = dir.parent() {
+        io.sync_dir(parent).await?;
+    }
+    Ok(true)
+}
+
+/// The directory's id, which is made with it.
+async fn meta_properties<I: Io>(
+    io: &I,
+    dir: &Path,
+    node_id: i32,
+    cluster_id: &str,
+) -> io::Result<TopicId> {
+    let text = match read_file(io, &dir.join(META)) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(e),
+    };
+    let known = text.lines().find_map(|line| line.strip_prefix("directory.id="));
+    if let Some(id) = known.and_then(|id| id.trim().parse().ok()) {
+        return Ok(id);
+    }
+    let id = TopicId((u128::from(io.random()) << 64 | u128::from(io.random())).to_be_bytes());
+    let text =
+        format!("version=1\ncluster.id={cluster_id}\nnode.id={node_id}\ndirectory.id={id}\n");
+    replace_file(io, dir, META, text.as_bytes()).await?;
+    Ok(id)
+}
+
+/// The partitions in `dir`, by what the journal calls them. What a crash left of a creation or a
+/// deletion is removed.
+fn find_partitions<I: Io>(
+    io: &I,
+    dir: &Path,
+    on_event: &OnEvent,
+) -> io::Result<BTreeMap<(TopicId, i32), Found>> {
+    let warn = |what: String| on_event(&Event::Warning { what });
+    let points = checkpoint::read(io, &dir.join(checkpoint::RECOVERY_POINTS)).unwrap_or_else(|e| {
+        warn(format!("{}: {e}; every log is scanned", checkpoint::RECOVERY_POINTS));
+        Checkpoint::new()
+    });
+    let starts = checkpoint::read(io, &dir.join(checkpoint::LOG_STARTS)).unwrap_or_else(|e| {
+        warn(format!("{}: {e}; logs start at their first segment", checkpoint::LOG_STARTS));
+        Checkpoint::new()
+    });
+    let mut found = BTreeMap::new();
+    for entry in io.list(dir)?.into_iter().filter(|entry| entry.is_dir) {
+        let path = dir.join(&entry.name);
+        if entry.name.ends_with("-delete") {
+            io.remove_dir(&path)?;
+            continue;
+        }
+        let Some(name) = TopicPartition::from_dir_name(&entry.name) else {
+            continue;
+        };
+        let Some(topic_id) = topic_id(io, &path)? else {
+            // The metadata is a partition's last file: without it the creation was not acked.
+            let empty = io
+                .list(&path)?
+                .iter()
+                .all(|e| !e.name.ends_with(".log") || is_empty(io, &path.join(&e.name)));
+            if empty {
+                io.remove_dir(&path)?;
+            } else {
+                warn(format!("{name} has records and no {}: left as it is", names::METADATA));
+            }
+            continue;
+        };
+        let mut facts = Facts {
+            log_start: starts.get(&name).copied().unwrap_or_default(),
+            recovery_point: points.get(&name).copied().unwrap_or_default(),
+            ..Facts::default()
+        };
+        facts.floor = facts.recovery_point.max(promised(io, &path));
+        found.insert((topic_id, name.partition), Found { name, dir: path, topic_id, facts });
+    }
+    Ok(found)
+}
+
+fn is_empty<I: Io>(io: &I, path: &Path) -> bool {
+    io.open(path, OpenMode::Read).and_then(|file| file.len()).is_ok_and(|len| len == 0)
+}
+
+fn topic_id<I: Io>(io: &I, dir: &Path) -> io::Result<Option<TopicId>> {
+    match read_file(io, &dir.join(names::METADATA)) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            Ok(text
+                .lines()
+                .find_map(|l| l.strip_prefix("topic_id:"))
+                .and_then(|id| id.trim().parse().ok()))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn promised<I: Io>(io: &I, dir: &Path) -> Offset {
+    let text = read_file(io, &dir.join(FLOOR)).unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().parse().map_or(Offset::ZERO, Offset)
+}
+
+/// A fenced partition's floor must outlive the journal: what is bad below it is never cut.
+async fn keep_floor<I: Io>(io: &I, found: &Found, is_fenced: bool) -> io::Result<()> {
+    if is_fenced {
+        let text = format!("{}\n", found.facts.floor);
+        return replace_file(io, &found.dir, FLOOR, text.as_bytes()).await;
+    }
+    names::remove_if_there(io, &found.dir.join(FLOOR))
+}
+
+/// Puts the journal's bytes back and notes the floors.
+fn replay<I: Io>(
+    io: &I,
+    path: &Path,
+    found: &mut BTreeMap<(TopicId, i32), Found>,
+) -> io::Result<u64> {
+    let replayed = journal::replay(io, path, |item| {
+        // A partition that is not there was deleted after the entry.
+        match found.get_mut(&(item.topic_id, item.partition)) {
+            Some(partition) => replay_item(io, partition, item),
+            None => Ok(()),
+        }
+    });
+    replayed.map_err(|error| {
+        let hint = "the records it holds may be the only copies: keep the file, and restore it";
+        io::Error::other(format!("{}: {error}; {hint}", path.display()))
+    })
+}
+
+fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Result<()> {
+    let facts = &mut partition.facts;
+    if item.kind == Kind::Truncated {
+        facts.floor = facts.floor.min(item.end);
+        facts.recovery_point = facts.recovery_point.min(item.end);
+        return cut(io, &partition.dir, item.end);
+    }
+    facts.floor = facts.floor.max(item.end);
+    if item.kind == Kind::Bytes && item.end > facts.recovery_point && item.end > facts.log_start {
+        let path = names::log(&partition.dir, item.segment);
+        let file = match io.open(&path, OpenMode::Write) {
+            // The segment's name was not synced yet; its bytes are here.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => io.open(&path, OpenMode::Create)?,
+            opened => opened?,
+        };
+        write_all(&file, item.bytes, u64::from(item.position))?;
+        facts.rewritten.insert(item.segment);
+    }
+    Ok(())
+}
+
+/// Cuts what lies at and past `end` off the segments in `dir`.
+fn cut<I: Io>(io: &I, dir: &Path, end: Offset) -> io::Result<()> {
+    let bases: BTreeSet<Offset> =
+        io.list(dir)?.iter().filter_map(|e| names::offset_of(&e.name, "log")).collect();
+    for base in bases {
+        let path = names::log(dir, base);
+        if base >= end && base > Offset::ZERO {
+            io.remove_file(&path)?;
+            names::remove_indexes(io, dir, base)?;
+            continue;
+        }
+        let file = io.open(&path, OpenMode::Write)?;
+        let mut heads = crate::log::scan::Heads::new(file.clone(), 0, file.len()?);
+        if let Ok(Some(found)) = heads.find(|h| h.next_offset() > end) {
+            file.set_len(found.position)?;
+            names::remove_indexes(io, dir, base)?;
+        }
+    }
+    Ok(())
+}
+
+async fn open_partition<I: Io>(
+    io: &I,
+    found: &Found,
+) -> io::Result<(Recovered<I>, Producers, Option<Offset>)> {
+    let limits = limits(&crate::config::LogConfig::default());
+    let recovered = recover(io, &found.dir, limits, &found.facts).await?;
+    let mut snapshots: Vec<Offset> = Vec::new();
+    for entry in io.list(&found.dir)? {
+        snapshots.extend(names::offset_of(&entry.name, "snapshot"));
+    }
+    snapshots.sort_unstable();
+    let (mut producers, mut from, mut used) = (Producers::new(), Offset::ZERO, None);
+    while let Some(offset) = snapshots.pop() {
+        let path = names::snapshot(&found.dir, offset);
+        // One from after the log's end speaks of batches that are gone, and would be believed
+        // once others have taken their place.
+        if offset > recovered.end {
+            io.remove_file(&path)?;
+            continue;
+        }
+        if let Some(read) = read_file(io, &path).ok().and_then(|b| Producers::decode(&b).ok()) {
+            (producers, from, used) = (read, offset, Some(offset));
+            break;
+        }
+        io.remove_file(&path)?;
+    }
+    if !snapshots.is_empty() {
+        for old in snapshots {
+            io.remove_file(&names::snapshot(&found.dir, old))?;
+        }
+    }
+    let now = io.timestamp();
+    if from < recovered.end {
+        recovered.log.each_head(from, |header| producers.rebuild(header, now))?;
+    }
+    Ok((recovered, producers, used))
+}
+
+async fn write_checkpoints<I: Io>(
+    io: &I,
+    dir: &Path,
+    opened: &[(Found, Recovered<I>, Producers, Option<Offset>)],
+    was_clean: bool,
+) -> io::Result<()> {
+    if was_clean {
+        return Ok(());
+    }
+    let (mut points, mut starts) = (Checkpoint::new(), Checkpoint::new());
+    for (found, recovered, _, _) in opened {
+        // What is fenced is looked at again next time, from where it was looked at now.
+        let point =
+            if recovered.fence.is_some() { found.facts.recovery_point } else { recovered.end };
+        points.insert(found.name.clone(), point);
+        if recovered.start > Offset::ZERO {
+            starts.insert(found.name.clone(), recovered.start);
+        }
+    }
+    checkpoint::write(io, dir, checkpoint::LOG_STARTS, &starts).await?;
+    checkpoint::write(io, dir, checkpoint::RECOVERY_POINTS, &points).await
+}
+
+fn describe<I: Io>(found: &Found, recovered: &Recovered<I>) -> PartitionRecovery {
+    PartitionRecovery {
+        partition: found.name.clone(),
+        topic_id: found.topic_id,
+        log_start: recovered.start,
+        log_end: recovered.end,
+        cut_bytes: recovered.cut_bytes,
+        fenced: recovered.fence.clone(),
+    }
+}
+
+fn tell<I: Io>(core: &Core<I>, found: &Found, recovered: &Recovered<I>) {
+    let partition = found.name.to_string();
+    if let Some(reason) = &recovered.fence {
+        core.metrics.fenced.add(1);
+        (core.on_event)(&Event::Fenced { partition, reason: reason.clone() });
+    } else if recovered.cut_bytes > 0 {
+        (core.on_event)(&Event::Cut { partition, bytes: recovered.cut_bytes });
+    }
+}

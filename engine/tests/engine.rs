@@ -1,0 +1,121 @@
+//! The engine as a stranger uses it: real threads, a real disk.
+
+use kariz_engine::batch::Batch;
+use kariz_engine::{
+    Config, Engine, Handle, LeaderEpoch, LogConfig, Mark, Offset, OpenError, ShardId, TopicId,
+    TopicPartition, Want,
+};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A directory that is removed when the test ends.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("kariz-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn config() -> Config {
+    Config { journal_bytes: 8 << 20, ..Config::default() }
+}
+
+fn batch(value: &str) -> Batch {
+    Batch::build().record(None, Some(value.as_bytes()), &[], None).done().unwrap()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+async fn write(handle: &Handle, name: &TopicPartition, values: &[String], mark: Mark) -> Offset {
+    let (name, values) = (name.clone(), values.to_vec());
+    handle
+        .on(ShardId(0), move |shard| async move {
+            let partition = match shard.partition(&name) {
+                Some(partition) => partition,
+                None => {
+                    let id = TopicId([7; 16]);
+                    let config = LogConfig::default();
+                    shard.create(&name, id, LeaderEpoch(0), config).await.unwrap()
+                }
+            };
+            let mut end = Offset::ZERO;
+            for value in values {
+                let span = partition.append(&batch(&value)).unwrap();
+                partition.reach(mark, &span).await.unwrap();
+                end = span.end;
+            }
+            end
+        })
+        .await
+        .unwrap()
+}
+
+async fn read(handle: &Handle, name: &TopicPartition) -> Vec<String> {
+    let name = name.clone();
+    handle
+        .on(ShardId(0), move |shard| async move {
+            let partition = shard.partition(&name).unwrap();
+            let mut at = partition.marks().log_start;
+            let mut values = Vec::new();
+            while at < partition.marks().high_watermark {
+                let until = kariz_engine::io::Io::now(shard.io());
+                let slice =
+                    partition.read(at, Want { max_bytes: 100, min_bytes: 1, until }).await.unwrap();
+                for batch in slice.batches().await.unwrap() {
+                    for record in batch.records(1 << 20).unwrap().iter() {
+                        let record = record.unwrap();
+                        values.push(String::from_utf8_lossy(record.value.unwrap()).into_owned());
+                    }
+                    at = batch.header().next_offset();
+                }
+            }
+            values
+        })
+        .await
+        .unwrap()
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart_and_after_a_crash() {
+    let dir = Dir::new("restart");
+    let name = TopicPartition::new("t", 0);
+    let values: Vec<String> = (0..100).map(|i| format!("value {i}")).collect();
+
+    let engine = Engine::open(&dir.0, config()).unwrap();
+    assert!(engine.recovery().was_clean());
+    let end = block_on(write(&engine.handle(), &name, &values, Mark::High));
+    assert_eq!(end, Offset(100));
+    assert_eq!(block_on(read(&engine.handle(), &name)), values);
+    assert!(matches!(Engine::open(&dir.0, config()), Err(OpenError::Locked(_))));
+    engine.shutdown(Duration::from_secs(1)).unwrap();
+    drop(engine);
+
+    let engine = Engine::open(&dir.0, config()).unwrap();
+    assert!(engine.recovery().was_clean());
+    assert_eq!(block_on(read(&engine.handle(), &name)), values);
+    let more = vec!["one more".to_owned()];
+    assert_eq!(block_on(write(&engine.handle(), &name, &more, Mark::Durable)), Offset(101));
+    // No shutdown: the threads end when nobody can reach them.
+    drop(engine);
+
+    let engine = loop {
+        match Engine::open(&dir.0, config()) {
+            Err(OpenError::Locked(_)) => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert!(!engine.recovery().was_clean());
+    assert_eq!(block_on(read(&engine.handle(), &name)).last(), more.last());
+    engine.shutdown(Duration::from_secs(1)).unwrap();
+}
