@@ -307,7 +307,7 @@ impl<'a> Cursor<'a> {
         self.nullable_string()?.ok_or(DecodeError::Null { at })
     }
 
-    /// Bytes (records, too), or `None` for null. See [`Cursor::share`] to own them.
+    /// Bytes (records, too), or `None` for null.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`], [`DecodeError::NegativeLength`], [`DecodeError::BadVarint`].
@@ -320,8 +320,7 @@ impl<'a> Cursor<'a> {
 
     /// `part`, which this cursor has read, as bytes that outlive it: a slice of the frame, or a
     /// copy if the cursor is over unshared bytes.
-    #[must_use]
-    pub fn share(&self, part: &'a [u8]) -> Bytes {
+    pub(crate) fn share(&self, part: &'a [u8]) -> Bytes {
         match self.frame {
             Some(frame) if !part.is_empty() => frame.slice_ref(part),
             _ => Bytes::copy_from_slice(part),
