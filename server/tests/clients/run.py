@@ -138,7 +138,7 @@ class Run:
         self.work = work
         self.passed = 0
         self.failed = 0
-        self.segments = {}  # topic -> its segments' paths, for DumpLogSegments
+        self.segments = {}  # client -> its topics -> their segments' paths, for DumpLogSegments
         self.keyed = keyed_records(count)
         self.unkeyed = [(b"NULL", b"%d" % i) for i in range(count)]
         self.file = work / "records"
@@ -177,7 +177,7 @@ class Run:
         if client.keyed and len(ends) != PARTITIONS:
             raise check.Violation(f"records in partitions {sorted(ends)} only")
         if self.broker.data:
-            self.segments[topic] = check.segments(
+            self.segments.setdefault(client.name, {})[topic] = check.segments(
                 self.broker.data, topic, PARTITIONS, codec, client.idempotent, ends)
 
     def auto_creation(self):
@@ -188,13 +188,13 @@ class Run:
 
     def dump_log_segments(self):
         """Kafka's own dump tool reads every record of every segment and finds no index wrong."""
-        for topic, paths in self.segments.items():
+        for client, topics in self.segments.items():
             # An empty log of Apache Kafka has an index of zeros, over which its tool stumbles.
-            files = [path.with_suffix(suffix) for path in paths if path.stat().st_size
-                     for suffix in [".log", ".index", ".timeindex"]]
-            records = self.dump(files)
-            if records != len(self.keyed):
-                raise check.Violation(f"{topic}: {records} records of {len(self.keyed)}")
+            files = [path.with_suffix(suffix) for paths in topics.values() for path in paths
+                     if path.stat().st_size for suffix in [".log", ".index", ".timeindex"]]
+            records, written = self.dump(files), len(topics) * len(self.keyed)
+            if records != written:
+                raise check.Violation(f"{client}: {records} records of {written}")
 
     def dump(self, files):
         """How many records DumpLogSegments finds; any complaint of it is a violation."""
