@@ -70,16 +70,17 @@ def segments(data, topic, partitions, codec, idempotent, ends):
             if int(path.stem) != offset:
                 raise Violation(f"{path}: starts at {int(path.stem)}, the one before ends at {offset}")
             for where, batch in batches(path):
-                base, _, _, magic, _, attributes, last, _, _, producer, _, sequence, count = batch
+                base, _, _, magic, _, attributes, last, _, _, producer, epoch, sequence, count = batch
                 if base != offset or magic != 2 or last + 1 != count:
                     raise Violation(f"{where}: base {base} (expected {offset}), magic {magic}, "
                                     f"last delta {last}, count {count}")
                 if CODECS[attributes & 7] != codec:
                     raise Violation(f"{where}: codec {CODECS[attributes & 7]}, written with {codec}")
-                if idempotent and (producer < 0 or sequence != sequences.get(producer, 0)):
-                    raise Violation(f"{where}: producer {producer}, sequence {sequence}, "
-                                    f"expected {sequences.get(producer, 0)}")
-                sequences[producer] = sequence + count
+                due = sequences.get((producer, epoch), 0)  # each epoch counts from 0
+                if idempotent and (producer < 0 or sequence != due):
+                    raise Violation(f"{where}: producer {producer} epoch {epoch}, "
+                                    f"sequence {sequence}, expected {due}")
+                sequences[producer, epoch] = sequence + count
                 offset += count
             paths.append(path)
         if offset != ends.get(partition, 0):
