@@ -1,4 +1,67 @@
-//! Kariz's storage engine.
+//! Kariz's storage engine: partitions pinned to cores, on Kafka's own file formats.
+//!
+//! A partition lives on one core. A batch that comes in is checked, gets its offset, and is staged;
+//! the turn of the core's loop ends in one write a partition into the page cache; a group commit
+//! makes all that gathered on the core durable with one journal entry and one sync. A reader gets a
+//! pinned range of a segment file, to send from there. `FORMAT.md` beside this crate draws every
+//! byte on disk and says what each crash leaves.
+//!
+//! # The map
+//!
+//! Each module imports only from those above it.
+//!
+//! | module | knows |
+//! |---|---|
+//! | [`types`] | offsets, epochs, names: newtypes |
+//! | `num`, `futures` | conversions, and the few combinators needed; no runtime |
+//! | [`batch`] | RecordBatch v2: a view, its checks, the stamp, its records, a builder |
+//! | [`config`] | the table of settings, by Kafka's names |
+//! | [`metrics`] | what a core counts |
+//! | [`io`] | the one seam to disk, network, clock: `uring` for real, `sim` for tests |
+//! | `checkpoint` | Kafka's text files of offsets, and replacing a small file whole |
+//! | `journal` | the circle of entries, its replay |
+//! | `producer` | sequences of idempotent producers, their snapshots |
+//! | `log` | segments: append, read, truncate, retain; `recover` is a decision table |
+//! | `partition` | watermarks, staging, waiters, reads; what one core's partitions share |
+//! | `shard` | one core: group commit, checkpoints, retention, opening and closing |
+//! | `engine` | threads, the data directory, and reaching a core from any thread |
+//!
+//! # Invariants
+//!
+//! - `log start <= last stable <= high watermark <= floor <= written <= staged`, always. Readers see
+//!   what is below the high watermark, so nobody reads what a power cut can take back (but where a
+//!   topic says `write.caching=true`, and then the page cache is the floor).
+//! - Staged bytes are seen by nobody. A write that fails takes back its offsets, its producers'
+//!   sequences and its waits.
+//! - Every ack is behind the sync that covers it. A sync that failed is never tried again; what it
+//!   covered is never acked.
+//! - The logs, and the journal below its own CRCs, are the evidence; all else on disk is a cache.
+//! - A borrow never crosses an await, and nothing on the data path is shared between cores.
+//!
+//! # A page of code
+//!
+//! ```
+//! use kariz_engine::{Batch, Config, Engine, LeaderEpoch, LogConfig, Mark, ShardId, Timestamp, TopicId, TopicPartition};
+//! # let dir = std::env::temp_dir().join(format!("kariz-doc-{}", std::process::id()));
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! # runtime.block_on(async {
+//! let engine = Engine::open(&dir, Config::default())?;
+//! let end = engine.handle().on(ShardId(0), |shard| async move {
+//!     let name = TopicPartition::new("orders", 0);
+//!     let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
+//!     let orders = shard.create(&name, id, epoch, LogConfig::default()).await.unwrap();
+//!     let batch = Batch::build().record(None, Some(b"one coffee"), &[], Timestamp(1)).done().unwrap();
+//!     let span = orders.append(&batch).unwrap();
+//!     orders.reach(Mark::Durable, &span).await.unwrap();
+//!     span.end
+//! }).await?;
+//! assert_eq!(end.0, 1);
+//! engine.shutdown(std::time::Duration::from_secs(1))?;
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod batch;
 mod checkpoint;
