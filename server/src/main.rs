@@ -1,2 +1,161 @@
-//! The command line.
-fn main() {}
+//! The command line: parse, run, exit code. All the rest is in the library.
+
+use clap::{Args, Parser, Subcommand};
+use kariz_server::{Options, Server, check, dump};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Kariz: a Kafka-compatible log storage engine for Linux.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves Kafka clients until SIGTERM or SIGINT.
+    Serve(Serve),
+    /// Verifies every batch and index of a data directory whose server is stopped.
+    Check {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// Prints the batches of a segment file, one a line.
+    Dump {
+        /// A `.log` file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Where everything is stored; made if it is not there.
+    #[arg(long, default_value = "./kariz-data")]
+    data: PathBuf,
+    /// Where the first core listens; core i listens on this port + i (port 0: free ports).
+    #[arg(long, default_value = "127.0.0.1:9092")]
+    listen: SocketAddr,
+    /// The CPUs to run on, one broker each, such as 0,2-3. Default: all that the process may use.
+    #[arg(long, value_parser = parse_cores)]
+    cores: Option<Cores>,
+    /// What clients are told to connect to, HOST or HOST:PORT; core i is told PORT + i.
+    #[arg(long)]
+    advertise: Option<String>,
+    /// A Java properties file with Kafka's keys.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// A key of the properties file, over what the file says. May be given again.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    set: Vec<(String, String)>,
+    /// Where to serve /metrics for Prometheus. Default: nowhere.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+}
+
+/// CPU numbers, each once.
+#[derive(Clone)]
+struct Cores(Vec<usize>);
+
+/// Reads `0,2-3`.
+fn parse_cores(text: &str) -> Result<Cores, String> {
+    let number = |t: &str| t.trim().parse::<usize>().map_err(|_| format!("`{t}` is no CPU number"));
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if first > last || last >= 4096 {
+            return Err(format!("`{part}` is no range of CPUs"));
+        }
+        cores.extend(first..=last);
+    }
+    let mut sorted = cores.clone();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair.first() == pair.get(1)) {
+        return Err(format!("`{text}` names a CPU twice"));
+    }
+    Ok(Cores(cores))
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("KARIZ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let done = match cli.command {
+        Command::Serve(serve) => run(serve).map(|()| true),
+        Command::Check { dir } => check::run(&dir, &mut std::io::stdout().lock()),
+        Command::Dump { file } => dump::run(&file, &mut std::io::stdout().lock()),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("kariz: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until a signal comes or the server fails.
+fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
+    // Before the cores' threads start, so that none of them is interrupted.
+    let mut signals = signal_hook::iterator::Signals::new([
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGINT,
+    ])?;
+    let server = Server::start(Options {
+        data: serve.data,
+        listen: serve.listen,
+        cores: serve.cores.map(|cores| cores.0).unwrap_or_default(),
+        advertise: serve.advertise,
+        config: serve.config,
+        set: serve.set,
+        metrics: serve.metrics,
+    })?;
+    println!(
+        "kariz ready bootstrap={} cores={} pid={}",
+        server.bootstrap(),
+        server.cores(),
+        std::process::id()
+    );
+    let stopper = server.clone();
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            tracing::info!(signal, "stopping");
+            if let Err(error) = stopper.stop() {
+                tracing::error!(%error, "the stop was not clean");
+            }
+        }
+    });
+    server.wait()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_read() {
+        assert_eq!(parse_cores("0,2-4").map(|c| c.0), Ok(vec![0, 2, 3, 4]));
+        for bad in ["", "a", "3-2", "1,1", "0-2,1", "0-99999999"] {
+            assert!(parse_cores(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,123 @@
+//! What a core does with records that have become durable: folds them, makes and deletes its
+//! partitions, and opens the routes to them.
+
+use super::image::{PartitionImage, TopicImage};
+use super::log::{Delta, LogError};
+use crate::core::Core;
+use crate::join::join_all;
+use crate::routes::{Place, Topic};
+use kariz_engine::Partition;
+use kariz_engine::io::Io;
+use kariz_engine::types::{LeaderEpoch, TopicId, TopicPartition};
+use kariz_protocol::metadata_log::Record;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Partitions that are made at once: each waits for the disk, none for another.
+const AT_ONCE: usize = 64;
+
+impl<I: Io> Core<I> {
+    /// Applies `delta`; done when every request sees it.
+    pub(crate) async fn apply(self: &Rc<Self>, delta: &Delta) -> Result<(), LogError> {
+        let (mut removed, mut changed) = (Vec::new(), BTreeSet::new());
+        for record in delta.records() {
+            match record {
+                Record::RemoveTopic(r) => removed.push(TopicId(r.topic_id.into_bytes())),
+                Record::Topic(r) => drop(changed.insert(TopicId(r.topic_id.into_bytes()))),
+                Record::Partition(r) => drop(changed.insert(TopicId(r.topic_id.into_bytes()))),
+                Record::PartitionChange(r) => {
+                    drop(changed.insert(TopicId(r.topic_id.into_bytes())))
+                }
+                _ => (),
+            }
+        }
+        let removed: Vec<Arc<str>> = {
+            let image = self.image.borrow();
+            removed
+                .iter()
+                .filter_map(|id| Some(Arc::clone(&image.topic_by_id(*id)?.name)))
+                .collect()
+        };
+        // Closed before they go: nobody may append to what is about to be deleted.
+        let closed: Vec<_> = removed.iter().filter_map(|name| self.routes.remove(name)).collect();
+        delta.apply(&mut self.image.borrow_mut())?;
+        let doomed = closed.iter().flat_map(|topic| topic.places.iter());
+        let doomed: Vec<Partition<I>> = doomed
+            .filter_map(|place| match place {
+                Place::Here(partition) => Some(partition.clone()),
+                Place::Elsewhere | Place::Offline => None,
+            })
+            .collect();
+        for some in doomed.chunks(AT_ONCE) {
+            join_all(some.iter().map(|partition| self.delete(partition))).await;
+        }
+        for id in changed {
+            let topic = self.image.borrow().topic_by_id(id).cloned();
+            if let Some(topic) = topic {
+                self.open(&topic).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes or finds this core's partitions of every topic in the image. For the start.
+    pub(crate) async fn open_all(self: &Rc<Self>) {
+        let topics: Vec<TopicImage> = self.image.borrow().topics().cloned().collect();
+        for some in topics.chunks(AT_ONCE) {
+            join_all(some.iter().map(|topic| self.open(topic))).await;
+        }
+    }
+
+    /// Makes or finds this core's partitions of `topic`, and opens the route to it.
+    async fn open(&self, topic: &TopicImage) {
+        let partitions: Vec<_> = topic.partitions().collect();
+        let mut places = Vec::with_capacity(partitions.len());
+        for some in partitions.chunks(AT_ONCE) {
+            let opening =
+                some.iter().map(|(index, partition)| self.place(topic, *index, partition));
+            places.extend(join_all(opening).await);
+        }
+        self.routes.insert(Topic::new(Arc::clone(&topic.name), topic.id, places));
+    }
+
+    async fn place(&self, topic: &TopicImage, index: i32, image: &PartitionImage) -> Place<I> {
+        if image.leader != self.broker_id {
+            return Place::Elsewhere;
+        }
+        let name = TopicPartition::new(Arc::clone(&topic.name), index);
+        let epoch = LeaderEpoch(image.leader_epoch);
+        let configs = self.config.log_config(self.image.borrow().topic_configs(&topic.name));
+        let config = match configs {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(partition = %name, %error, "its configs are not valid");
+                return Place::Offline;
+            }
+        };
+        if let Some(partition) = self.shard.partition(&name) {
+            if partition.topic_id() == topic.id {
+                partition.configure(config);
+                partition.lead(epoch);
+                return Place::Here(partition);
+            }
+            // Left over from a topic of the same name, whose deletion is durable in the log.
+            tracing::warn!(partition = %name, id = %partition.topic_id(), "deleting a leftover");
+            self.delete(&partition).await;
+        }
+        match self.shard.create(&name, topic.id, epoch, config).await {
+            Ok(partition) => Place::Here(partition),
+            Err(error) => {
+                tracing::error!(partition = %name, %error, "could not be created");
+                Place::Offline
+            }
+        }
+    }
+
+    async fn delete(&self, partition: &Partition<I>) {
+        let name = partition.name();
+        if let Err(error) = self.shard.delete(name).await {
+            tracing::error!(partition = %name, %error, "its files could not be removed");
+        }
+    }
+}

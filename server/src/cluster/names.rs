@@ -1,0 +1,56 @@
+//! Which names a topic may have.
+
+/// Characters of the longest topic name. Source: Kafka; with `-` and a partition number it still
+/// is a file name of at most 255 bytes.
+const NAME_BYTES_MAX: usize = 249;
+
+/// Topics that the cluster keeps for itself.
+const INTERNAL: [&str; 3] = ["__cluster_metadata", "__consumer_offsets", "__transaction_state"];
+
+/// Why a topic cannot be called so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NameError {
+    #[error("a topic's name must not be empty")]
+    Empty,
+    #[error("a topic cannot be called `.` or `..`: it becomes a directory")]
+    Dots,
+    #[error("a topic's name has at most {NAME_BYTES_MAX} characters")]
+    TooLong,
+    #[error("a topic's name has only letters, digits, `.`, `_` and `-`")]
+    Character,
+    #[error("`__cluster_metadata` is the cluster's own log")]
+    Reserved,
+}
+
+/// Checks a name from a client. It becomes a directory, so nothing else may ever pass.
+pub(crate) fn check(name: &str) -> Result<(), NameError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    match name {
+        "" => Err(NameError::Empty),
+        "." | ".." => Err(NameError::Dots),
+        "__cluster_metadata" => Err(NameError::Reserved),
+        name if name.len() > NAME_BYTES_MAX => Err(NameError::TooLong),
+        name if !name.bytes().all(allowed) => Err(NameError::Character),
+        _ => Ok(()),
+    }
+}
+
+/// Whether clients should leave the topic alone.
+pub(crate) fn is_internal(name: &str) -> bool {
+    INTERNAL.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_are_safe_as_directories_pass() {
+        for good in ["a", "A.b_c-9", "...", &"x".repeat(249)] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "\u{e4}", "a\0", &"x".repeat(250)] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! One client's connection: a task that receives and handles requests, a task that sends answers,
+//! and between them the queue of answers in the order of their requests.
+//!
+//! ```text
+//! recv -> cut -> handle -> | Slot | Slot | Slot | -> gather what is ready -> one send
+//! ```
+//!
+//! A request is handled when it arrives; what it must wait for (a group write, a commit, a parked
+//! fetch) waits in its slot, and only the slot at the head is awaited. There is no task a request.
+//!
+//! A request that changes or may change the cluster is a **barrier**: nothing behind it is handled
+//! until it is answered, so that a client that pipelines sees what it has just done.
+//!
+//! **Bounds:** requests and bytes in flight (past them nothing is received), the unfinished frame
+//! ([`budget`]), and what is gathered for one send.
+
+pub(crate) mod budget;
+mod send;
+pub(crate) mod wake;
+
+use crate::core::Core;
+use crate::handlers::{self, Refusal, fetch, produce};
+use budget::{Claim, FREE_BYTES};
+use bytes::{Bytes, BytesMut};
+use kariz_engine::io::{Conn, Io};
+use kariz_engine::types::Instant;
+use kariz_protocol::ApiKey;
+use kariz_protocol::frame::FrameCutter;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+use wake::WakeSlot;
+
+/// Requests of one connection that may wait for their answers. Source: above any client's default
+/// depth (5) and any benchmark's here (256); librdkafka's own limit of a million is left to TCP.
+const IN_FLIGHT_MAX: usize = 1024;
+/// Bytes of requests of one connection that wait for their answers. One request may exceed it.
+const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a connection waits for memory before it looks for those that hold it up.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How far a connection's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// Requests are received and answered.
+    Open,
+    /// No more requests are taken; those taken are answered.
+    Draining,
+    /// Nothing more is sent.
+    Closed,
+}
+
+/// An answer, or what it waits for.
+pub(crate) enum Answer<I: Io> {
+    /// The whole frame.
+    Ready(Bytes),
+    /// Appended; to be answered once the partitions have got as far as the client asks.
+    Produce(produce::Pending<I>),
+    /// To be read, and waited for, when its turn comes.
+    Fetch(fetch::Request<I>),
+    /// A barrier: polled when its turn comes, nothing is handled before it is done.
+    Later(Pin<Box<dyn Future<Output = Bytes>>>),
+}
+
+/// A request's place in the queue.
+pub(crate) struct Slot<I: Io> {
+    api: ApiKey,
+    arrived: Instant,
+    /// Bytes of the request, counted while the slot is in the queue.
+    bytes: usize,
+    answer: Answer<I>,
+}
+
+/// What the two tasks of a connection share.
+pub(crate) struct Connection<I: Io> {
+    core: Rc<Core<I>>,
+    conn: I::Conn,
+    life: Cell<Life>,
+    queue: RefCell<VecDeque<Slot<I>>>,
+    in_flight_bytes: Cell<usize>,
+    /// Whether a barrier is in the queue.
+    barrier: Cell<bool>,
+    /// The core's tick at which something was last received or sent.
+    active: Cell<u64>,
+    reader: WakeSlot,
+    writer: WakeSlot,
+    /// The topic of the last produce: most connections name the same one again and again.
+    pub(crate) last_topic: produce::LastTopic<I>,
+}
+
+impl<I: Io> Connection<I> {
+    /// Serves `conn` until either side ends it.
+    pub(crate) fn start(core: &Rc<Core<I>>, conn: I::Conn) {
+        let connection = Rc::new(Self {
+            core: Rc::clone(core),
+            conn,
+            life: Cell::new(Life::Open),
+            queue: RefCell::new(VecDeque::new()),
+            in_flight_bytes: Cell::new(0),
+            barrier: Cell::new(false),
+            active: Cell::new(core.tick()),
+            reader: WakeSlot::default(),
+            writer: WakeSlot::default(),
+            last_topic: produce::LastTopic::default(),
+        });
+        let key = core.connections.insert(&connection);
+        let writer = Rc::clone(&connection);
+        core.shard.spawn(async move {
+            if let Err(error) = writer.send_answers().await {
+                tracing::debug!(peer = %writer.conn.peer(), %error, "sending failed");
+            }
+            // Also ends the task that receives.
+            writer.end(Life::Closed);
+            writer.conn.close();
+            writer.core.connections.remove(key);
+        });
+        core.shard.spawn(async move {
+            match connection.receive_requests().await {
+                Ok(()) => connection.end(Life::Draining),
+                Err(Ended::Refused(refusal)) => {
+                    connection.core.metrics.refused.add(1);
+                    tracing::info!(peer = %connection.conn.peer(), %refusal, "closing a connection");
+                    connection.end(Life::Draining);
+                }
+                Err(Ended::Lost(error)) => {
+                    tracing::debug!(peer = %connection.conn.peer(), %error, "receiving failed");
+                    connection.end(Life::Closed);
+                    connection.conn.close();
+                }
+            }
+        });
+    }
+
+    /// The core that serves the connection.
+    pub(crate) fn core(&self) -> &Rc<Core<I>> {
+        &self.core
+    }
+
+    /// Takes no more requests; answers those that were taken, then closes.
+    pub(crate) fn drain(&self) {
+        self.end(Life::Draining);
+    }
+
+    /// Closes at once if nothing has moved since tick `since`.
+    pub(crate) fn close_if_idle(&self, since: u64) {
+        if self.active.get() < since {
+            tracing::debug!(peer = %self.conn.peer(), "closing an idle connection");
+            self.end(Life::Closed);
+            self.conn.close();
+        }
+    }
+
+    fn end(&self, life: Life) {
+        let now = self.life.get();
+        // Closed is the last: it never becomes draining again.
+        if now != Life::Closed {
+            self.life.set(life);
+        }
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    fn is_open(&self) -> bool {
+        self.life.get() == Life::Open
+    }
+
+    /// Puts the answer to a request of `bytes` bytes, which came at `arrived`, at the end.
+    pub(crate) fn push(&self, api: ApiKey, arrived: Instant, bytes: usize, answer: Answer<I>) {
+        if matches!(answer, Answer::Later(_)) {
+            self.barrier.set(true);
+        }
+        self.in_flight_bytes.set(self.in_flight_bytes.get() + bytes);
+        self.queue.borrow_mut().push_back(Slot { api, arrived, bytes, answer });
+        self.writer.wake();
+    }
+
+    fn pop(&self) -> Option<Slot<I>> {
+        let slot = self.queue.borrow_mut().pop_front()?;
+        self.in_flight_bytes.set(self.in_flight_bytes.get().saturating_sub(slot.bytes));
+        Some(slot)
+    }
+
+    /// Whether another request may be handled now.
+    fn has_room(&self) -> bool {
+        !self.barrier.get()
+            && self.queue.borrow().len() < IN_FLIGHT_MAX
+            && self.in_flight_bytes.get() < IN_FLIGHT_BYTES_MAX
+    }
+
+    /// Receives, cuts and handles requests until the peer ends, or breaks the protocol.
+    async fn receive_requests(self: &Rc<Self>) -> Result<(), Ended> {
+        let limit = self.core.config.request_bytes_max;
+        let mut cutter = FrameCutter::new(limit);
+        let mut claim: Option<Claim> = None;
+        while self.is_open() {
+            let Some(mut chunk) = self.conn.recv().await.map_err(Ended::Lost)? else {
+                return Ok(());
+            };
+            let now = self.core.shard.io().now();
+            self.active.set(self.core.tick());
+            self.core.metrics.bytes_in.add(crate::num::u64_from(chunk.len()));
+            while let Some(frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? {
+                claim = None;
+                if !self.has_room() {
+                    // The chunk is the ring's: do not hold it while the answers are waited for.
+                    chunk = Bytes::copy_from_slice(&chunk);
+                    self.reader.until(|| self.has_room() || !self.is_open()).await;
+                }
+                if !self.is_open() {
+                    return Ok(());
+                }
+                handlers::handle(self, &frame, now)?;
+            }
+            let held = cutter.buffered();
+            if held > FREE_BYTES {
+                // The cutter's buffer doubles as it grows.
+                self.wait_for_memory(&mut claim, held.saturating_mul(2)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the unfinished frame may hold `bytes`.
+    async fn wait_for_memory(self: &Rc<Self>, claim: &mut Option<Claim>, bytes: usize) {
+        let claim = claim.get_or_insert_with(|| {
+            let this = Rc::downgrade(self);
+            self.core.budget.claim(self.core.shard.io().now(), move || {
+                if let Some(this) = this.upgrade() {
+                    tracing::info!(peer = %this.conn.peer(), "closing: a large request comes too slowly");
+                    this.end(Life::Closed);
+                    this.conn.close();
+                }
+            })
+        });
+        while self.is_open() {
+            let io = self.core.shard.io();
+            tokio::select! {
+                biased;
+                () = claim.grow(bytes) => return,
+                () = io.sleep(BUDGET_PATIENCE) => self.core.budget.close_slow(io.now()),
+            }
+        }
+    }
+}
+
+/// Why a connection ended that its peer had not closed.
+enum Ended {
+    /// What came breaks the protocol, or can only be answered by closing.
+    Refused(Refusal),
+    /// The network failed.
+    Lost(std::io::Error),
+}
+
+impl From<Refusal> for Ended {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Encodes into a buffer of its own.
+pub(crate) fn encoded(write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut buf = BytesMut::new();
+    write(&mut buf);
+    buf.freeze()
+}

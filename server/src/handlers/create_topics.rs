@@ -1,0 +1,79 @@
+//! CreateTopics: hands the topics to the cluster's owner and answers when every core knows them.
+
+use super::{Asked, Refusal};
+use crate::cluster::control::{Created, NewTopic, TopicError};
+use crate::connection::Connection;
+use kariz_engine::io::Io;
+use kariz_protocol::messages::Message;
+use kariz_protocol::messages::create_topics::{
+    ConfigResult, CreatableTopic, Request, Response, TopicResult,
+};
+use kariz_protocol::{Cursor, ErrorCode};
+use std::rc::Rc;
+use uuid::Uuid;
+
+/// Creates the topics, or only says whether they could be.
+pub(super) fn handle<I: Io>(
+    connection: &Connection<I>,
+    cursor: &mut Cursor<'_>,
+    asked: Asked,
+) -> Result<(), Refusal> {
+    let request = Request::decode(cursor, asked.version)?;
+    let core = Rc::clone(connection.core());
+    asked.later(connection, async move {
+        let names: Vec<String> = request.topics.iter().map(|topic| topic.name.clone()).collect();
+        let topics = request.topics.into_iter().map(new_topic).collect();
+        let outcome = core.control().create_topics(topics, request.validate_only).await;
+        let results = match outcome {
+            Ok(results) => results,
+            Err(error) => {
+                let error = TopicError::new(ErrorCode::KafkaStorageError, error.to_string());
+                names.iter().map(|_| Err(error.clone())).collect()
+            }
+        };
+        let topics = names.into_iter().zip(results).map(|(name, result)| match result {
+            Ok(created) => describe(name, created, request.validate_only),
+            Err(TopicError { code, message }) => {
+                core.metrics.error(code.code());
+                TopicResult {
+                    name,
+                    error: code,
+                    error_message: Some(message),
+                    ..TopicResult::default()
+                }
+            }
+        });
+        Response { topics: topics.collect(), throttle_time_ms: 0 }
+    });
+    Ok(())
+}
+
+fn new_topic(topic: CreatableTopic) -> NewTopic {
+    let assignments = topic.assignments.into_iter().map(|a| (a.partition_index, a.broker_ids));
+    NewTopic {
+        name: topic.name,
+        partitions: topic.num_partitions,
+        replication_factor: topic.replication_factor,
+        assignments: assignments.collect(),
+        configs: topic.configs.into_iter().map(|config| (config.name, config.value)).collect(),
+    }
+}
+
+fn describe(name: String, created: Created, validate_only: bool) -> TopicResult {
+    let configs = created.configs.into_iter().map(|config| ConfigResult {
+        name: config.name,
+        value: Some(config.value),
+        read_only: false,
+        config_source: config.source.code(),
+        is_sensitive: false,
+    });
+    TopicResult {
+        name,
+        // As Kafka: a topic that was only validated has no id.
+        topic_id: if validate_only { Uuid::nil() } else { Uuid::from_bytes(created.id.0) },
+        num_partitions: created.partitions,
+        replication_factor: created.replication_factor,
+        configs: Some(configs.collect()),
+        ..TopicResult::default()
+    }
+}

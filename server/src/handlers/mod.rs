@@ -1,0 +1,109 @@
+//! One module an API: reads the request, asks the core, puts the answer into the connection's
+//! queue.
+
+mod api_versions;
+mod create_topics;
+mod delete_topics;
+pub(crate) mod fetch;
+mod find_coordinator;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+pub(crate) mod produce;
+
+use crate::connection::{Answer, Connection, encoded};
+use bytes::Bytes;
+use kariz_engine::io::Io;
+use kariz_engine::types::Instant;
+use kariz_protocol::frame::FrameError;
+use kariz_protocol::header::{HeaderError, RequestHeader, encode_response};
+use kariz_protocol::messages::Message;
+use kariz_protocol::{ApiKey, Cursor, DecodeError, EncodeError, ErrorCode};
+use std::future::Future;
+use std::rc::Rc;
+
+/// Why a connection must close. What was asked before is still answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("bad request: {0}")]
+    Request(#[from] DecodeError),
+    #[error("{} version {version} is not served: see the answer to ApiVersions", .api.name())]
+    Version { api: ApiKey, version: i16 },
+    /// The client asked for no answer, so that this is the only way to tell it.
+    #[error("a produce with acks=0 failed: {}", .0.name())]
+    Unacknowledged(ErrorCode),
+    #[error("an answer could not be written: {0}")]
+    Answer(#[from] EncodeError),
+}
+
+/// What every handler needs to answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) version: i16,
+    pub(crate) correlation_id: i32,
+    /// When the request was received.
+    pub(crate) arrived: Instant,
+    /// Bytes of the request.
+    pub(crate) bytes: usize,
+}
+
+impl Asked {
+    /// Answers at once.
+    fn answer<I: Io, M: Message>(self, to: &Connection<I>, response: &M) -> Result<(), Refusal> {
+        let mut buf = bytes::BytesMut::new();
+        encode_response(&mut buf, self.version, self.correlation_id, response)?;
+        to.push(M::API, self.arrived, self.bytes, Answer::Ready(buf.freeze()));
+        Ok(())
+    }
+
+    /// Answers with what `work` finds, which begins when all requests before are answered.
+    fn later<I: Io, M: Message>(self, to: &Connection<I>, work: impl Future<Output = M> + 'static) {
+        let answer = async move {
+            let response = work.await;
+            encoded(|buf| {
+                let written = encode_response(buf, self.version, self.correlation_id, &response);
+                if let Err(error) = written {
+                    tracing::error!(api = M::API.name(), %error, "an answer could not be written");
+                }
+            })
+        };
+        to.push(M::API, self.arrived, self.bytes, Answer::Later(Box::pin(answer)));
+    }
+}
+
+/// Handles one request, whose `frame` arrived at `arrived`: queues its answer, or what that
+/// waits for.
+///
+/// # Errors
+/// Any [`Refusal`]: the connection must close.
+pub(crate) fn handle<I: Io>(
+    connection: &Rc<Connection<I>>,
+    frame: &Bytes,
+    arrived: Instant,
+) -> Result<(), Refusal> {
+    let mut cursor = Cursor::new(frame);
+    let RequestHeader { api, version, correlation_id, .. } = RequestHeader::read(&mut cursor)?;
+    let asked = Asked { version, correlation_id, arrived, bytes: frame.len() };
+    if !api.serves(version) {
+        return match api {
+            ApiKey::ApiVersions => api_versions::refuse(connection, asked),
+            _ => Err(Refusal::Version { api, version }),
+        };
+    }
+    let cursor = &mut cursor;
+    match api {
+        ApiKey::Produce => produce::handle(connection, cursor, asked),
+        ApiKey::Fetch => fetch::handle(connection, cursor, asked),
+        ApiKey::ListOffsets => list_offsets::handle(connection, cursor, asked),
+        ApiKey::Metadata => metadata::handle(connection, cursor, asked),
+        ApiKey::FindCoordinator => find_coordinator::handle(connection, cursor, asked),
+        ApiKey::ApiVersions => api_versions::handle(connection, cursor, asked),
+        ApiKey::CreateTopics => create_topics::handle(connection, cursor, asked),
+        ApiKey::DeleteTopics => delete_topics::handle(connection, cursor, asked),
+        ApiKey::InitProducerId => init_producer_id::handle(connection, cursor, asked),
+    }
+}
