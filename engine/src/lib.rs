@@ -24,6 +24,7 @@
 //! | `log` | segments: append, read, truncate, retain; `recover` is a decision table |
 //! | `partition` | watermarks, staging, waiters, reads; what one core's partitions share |
 //! | `shard` | one core: group commit, checkpoints, retention, opening and closing |
+//! | [`sim`] | opening a core on the simulated machine |
 //! | `engine` | threads, the data directory, and reaching a core from any thread |
 //!
 //! # Invariants
@@ -76,6 +77,7 @@ mod num;
 mod partition;
 mod producer;
 mod shard;
+pub mod sim;
 pub mod types;
 
 pub use batch::Batch;

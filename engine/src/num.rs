@@ -13,13 +13,3 @@ pub(crate) const fn index(n: u64) -> usize {
 pub(crate) fn u32_of(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
-
-/// A count as Kafka's signed 64 bits, saturating.
-pub(crate) fn i64_of(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-/// A non-negative signed 64-bit number of Kafka's; negative ones become 0.
-pub(crate) fn u64_of(n: i64) -> u64 {
-    u64::try_from(n).unwrap_or(0)
-}

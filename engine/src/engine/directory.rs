@@ -7,7 +7,6 @@
 //! ```
 
 use super::Config;
-use crate::io::Io as _;
 use crate::io::uring::Uring;
 use crate::partition::core::OnEvent;
 use crate::shard::{Settings, Shard, adopt};

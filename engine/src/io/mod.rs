@@ -118,6 +118,7 @@ pub struct Entry {
 
 /// An open file; clones share it, and it stays readable until the last of them is dropped, even
 /// when its name is gone.
+#[allow(clippy::len_without_is_empty)] // a length in bytes, as fstat tells it
 pub trait File: Clone + Send + 'static {
     /// Inline. Its length in bytes.
     ///

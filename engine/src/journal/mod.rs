@@ -41,7 +41,7 @@ const SLOT_MAGIC: [u8; 8] = *b"KARIZJRN";
 const SLOT_VERSION: u32 = 1;
 /// The first zeros, and each further step: small enough that a new shard serves at once.
 const FILL_STEP_BYTES: u64 = 4 << 20;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The place of an entry: where it begins, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

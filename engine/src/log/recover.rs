@@ -43,10 +43,9 @@ pub(crate) struct Facts {
     pub(crate) rewritten: BTreeSet<Offset>,
 }
 
-/// What stands at the next expected offset.
+/// What stands at the next expected offset, if not a whole batch: that is always kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    Whole,
     Bad,
     Nothing,
     Gap,
@@ -55,7 +54,6 @@ enum Next {
 /// What to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    Keep,
     Cut,
     Fence,
     Done,
@@ -63,7 +61,6 @@ enum Action {
 
 fn decide(next: Next, below_floor: bool) -> Action {
     match (next, below_floor) {
-        (Next::Whole, _) => Action::Keep,
         (Next::Bad | Next::Nothing | Next::Gap, true) => Action::Fence,
         (Next::Bad | Next::Gap, false) => Action::Cut,
         (Next::Nothing, false) => Action::Done,
@@ -472,7 +469,6 @@ mod tests {
     #[test]
     fn the_table_holds() {
         let rows = [
-            (Next::Whole, Action::Keep, Action::Keep),
             (Next::Bad, Action::Fence, Action::Cut),
             (Next::Nothing, Action::Fence, Action::Done),
             (Next::Gap, Action::Fence, Action::Cut),

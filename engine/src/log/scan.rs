@@ -25,12 +25,6 @@ pub(crate) struct Found {
     pub(crate) header: Header,
 }
 
-impl Found {
-    pub(crate) fn end(&self) -> u64 {
-        self.position + self.bytes
-    }
-}
-
 /// A walk over the batches of `file` from `position`, which must be one's first byte, to `limit`.
 pub(crate) struct Heads<F> {
     file: F,

@@ -90,7 +90,7 @@ pub(crate) struct Core<I: Io> {
     pub(crate) checkpoint: Signal,
     /// Why this core takes no writes any more.
     failed: RefCell<Option<Rc<str>>>,
-    pool: RefCell<Vec<Box<Staging>>>,
+    pool: RefCell<Vec<Staging>>,
 }
 
 impl<I: Io> Core<I> {
@@ -147,11 +147,11 @@ impl<I: Io> Core<I> {
         self.failed.borrow().clone()
     }
 
-    pub(super) fn take_staging(&self) -> Box<Staging> {
+    pub(super) fn take_staging(&self) -> Staging {
         self.pool.borrow_mut().pop().unwrap_or_default()
     }
 
-    pub(super) fn give_back(&self, mut staging: Box<Staging>) {
+    pub(super) fn give_back(&self, mut staging: Staging) {
         staging.clear();
         let mut pool = self.pool.borrow_mut();
         if pool.len() < POOL_MAX {

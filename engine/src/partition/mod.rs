@@ -26,7 +26,7 @@ pub use read::{Found, Slice, Want};
 pub use watermarks::Marks;
 
 pub(crate) use reach::any;
-pub(crate) use upkeep::{Checkpointed, Commit};
+pub(crate) use upkeep::Commit;
 
 use crate::batch::{Batch, TimestampType};
 use crate::config::LogConfig;
@@ -123,7 +123,7 @@ struct State<I: Io> {
     log: Log<I>,
     marks: Watermarks,
     producers: Producers,
-    staging: Option<Box<Staging>>,
+    staging: Option<Staging>,
     config: LogConfig,
     /// Nothing is deleted by the defaults of a topic whose settings are not known yet.
     is_configured: bool,

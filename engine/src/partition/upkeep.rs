@@ -20,11 +20,6 @@ pub(crate) struct Commit<I: Io> {
 }
 
 impl<I: Io> Commit<I> {
-    /// Whether the journal's entry carries its bytes, and not its own files.
-    pub(crate) fn is_journalled(&self) -> bool {
-        self.files.is_none()
-    }
-
     /// Syncs the partition's own files, if its bytes are not in the journal; how many syncs.
     pub(crate) async fn sync(&self) -> io::Result<u64> {
         match &self.files {

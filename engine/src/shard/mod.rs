@@ -24,7 +24,7 @@ use crate::io::uring::Uring;
 use crate::journal::Journal;
 use crate::log::{Log, TruncateError, names};
 use crate::metrics::ShardMetrics;
-use crate::partition::core::{Core, OnEvent};
+use crate::partition::core::Core;
 use crate::partition::{self, Mark, Opened, Partition};
 use crate::producer::Producers;
 use crate::types::{Instant, LeaderEpoch, Offset, ShardId, TopicId, TopicPartition};
