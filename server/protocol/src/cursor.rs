@@ -118,6 +118,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// From here on, lengths are varints and structs end in tagged fields (or neither).
+    #[inline]
     pub fn set_flexible(&mut self, flexible: bool) {
         self.flexible = flexible;
     }
@@ -130,12 +131,14 @@ impl<'a> Cursor<'a> {
 
     /// Where the cursor stands, counted from the start of the frame.
     #[must_use]
+    #[inline]
     pub fn at(&self) -> usize {
         self.end.saturating_sub(self.rest.len())
     }
 
     /// Bytes still to be read.
     #[must_use]
+    #[inline]
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }
@@ -151,6 +154,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[cold]
     fn truncated(&self, needed: usize) -> DecodeError {
         DecodeError::Truncated { at: self.at(), needed, left: self.rest.len() }
     }
@@ -159,12 +163,14 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self.rest.split_at_checked(n).ok_or_else(|| self.truncated(n))?;
         self.rest = rest;
         Ok(taken)
     }
 
+    #[inline]
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (taken, rest) = self.rest.split_first_chunk().ok_or_else(|| self.truncated(N))?;
         self.rest = rest;
@@ -175,6 +181,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn i8(&mut self) -> Result<i8, DecodeError> {
         self.fixed().map(i8::from_be_bytes)
     }
@@ -183,6 +190,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn i16(&mut self) -> Result<i16, DecodeError> {
         self.fixed().map(i16::from_be_bytes)
     }
@@ -191,6 +199,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn u16(&mut self) -> Result<u16, DecodeError> {
         self.fixed().map(u16::from_be_bytes)
     }
@@ -199,6 +208,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn i32(&mut self) -> Result<i32, DecodeError> {
         self.fixed().map(i32::from_be_bytes)
     }
@@ -207,6 +217,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn i64(&mut self) -> Result<i64, DecodeError> {
         self.fixed().map(i64::from_be_bytes)
     }
@@ -215,6 +226,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn bool(&mut self) -> Result<bool, DecodeError> {
         self.i8().map(|byte| byte != 0)
     }
@@ -223,6 +235,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn uuid(&mut self) -> Result<Uuid, DecodeError> {
         self.fixed().map(Uuid::from_bytes)
     }
@@ -231,16 +244,27 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`], [`DecodeError::BadVarint`].
+    #[inline]
     pub fn uvarint(&mut self) -> Result<u32, DecodeError> {
+        // Nearly all are lengths of names, tags, and numbers of tags: one byte.
+        match self.rest.split_first() {
+            Some((byte, rest)) if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(u32::from(*byte))
+            }
+            _ => self.long_uvarint(),
+        }
+    }
+
+    fn long_uvarint(&mut self) -> Result<u32, DecodeError> {
         let at = self.at();
         let mut value = 0_u32;
         for shift in [0_u32, 7, 14, 21, 28] {
             let [byte] = self.fixed()?;
-            let bits = u32::from(byte & 0x7f);
             if shift == 28 && byte > 0x0f {
                 return Err(DecodeError::BadVarint { at });
             }
-            value |= bits << shift;
+            value |= u32::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
@@ -249,6 +273,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// `length + 1` as a varint; `None` is null.
+    #[inline]
     fn compact_length(&mut self) -> Result<Option<usize>, DecodeError> {
         let at = self.at();
         match self.uvarint()?.checked_sub(1) {
@@ -257,6 +282,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[inline]
     fn signed_length(at: usize, length: i64) -> Result<Option<usize>, DecodeError> {
         match length {
             -1 => Ok(None),
@@ -267,6 +293,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The length of an array or of bytes; `None` is null.
+    #[inline]
     fn length(&mut self) -> Result<Option<usize>, DecodeError> {
         if self.flexible {
             return self.compact_length();
@@ -280,6 +307,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// As [`Cursor::string`], without [`DecodeError::Null`].
+    #[inline]
     pub fn nullable_string(&mut self) -> Result<Option<&'a str>, DecodeError> {
         let at = self.at();
         let length = if self.flexible {
@@ -302,6 +330,7 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// [`DecodeError::Truncated`], [`DecodeError::Null`], [`DecodeError::NegativeLength`],
     /// [`DecodeError::StringTooLong`], [`DecodeError::BadUtf8`], [`DecodeError::BadVarint`].
+    #[inline]
     pub fn string(&mut self) -> Result<&'a str, DecodeError> {
         let at = self.at();
         self.nullable_string()?.ok_or(DecodeError::Null { at })
@@ -311,6 +340,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`], [`DecodeError::NegativeLength`], [`DecodeError::BadVarint`].
+    #[inline]
     pub fn nullable_bytes(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
         match self.length()? {
             Some(length) => self.take(length).map(Some),
@@ -320,11 +350,15 @@ impl<'a> Cursor<'a> {
 
     /// `part`, which this cursor has read, as bytes that outlive it: a slice of the frame, or a
     /// copy if the cursor is over unshared bytes.
+    #[inline]
     pub(crate) fn share(&self, part: &'a [u8]) -> Bytes {
-        match self.frame {
-            Some(frame) if !part.is_empty() => frame.slice_ref(part),
-            _ => Bytes::copy_from_slice(part),
-        }
+        share(self.frame, part)
+    }
+
+    /// The frame that byte fields are slices of.
+    #[inline]
+    pub(crate) fn frame(&self) -> Option<&'a Bytes> {
+        self.frame
     }
 
     /// The number of elements of an array that follows, or `None` for null. `element_bytes_min`
@@ -332,6 +366,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// As [`Cursor::array_len`], without [`DecodeError::Null`].
+    #[inline]
     pub fn nullable_array_len(
         &mut self,
         element_bytes_min: usize,
@@ -350,6 +385,7 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// [`DecodeError::Truncated`], [`DecodeError::Null`], [`DecodeError::NegativeLength`],
     /// [`DecodeError::ArrayTooLong`], [`DecodeError::BadVarint`].
+    #[inline]
     pub fn array_len(&mut self, element_bytes_min: usize) -> Result<usize, DecodeError> {
         let at = self.at();
         self.nullable_array_len(element_bytes_min)?.ok_or(DecodeError::Null { at })
@@ -419,8 +455,25 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// As [`Cursor::tags`].
+    #[inline]
     pub fn end_struct(&mut self) -> Result<(), DecodeError> {
-        self.tags(|_, _| Ok(()))
+        match self.rest.split_first() {
+            _ if !self.flexible => Ok(()),
+            Some((0, rest)) => {
+                self.rest = rest;
+                Ok(())
+            }
+            _ => self.tags(|_, _| Ok(())),
+        }
+    }
+}
+
+/// `part` of `frame` as bytes of their own; a copy if there is no frame.
+#[inline]
+pub(crate) fn share(frame: Option<&Bytes>, part: &[u8]) -> Bytes {
+    match frame {
+        Some(frame) if !part.is_empty() => frame.slice_ref(part),
+        _ => Bytes::copy_from_slice(part),
     }
 }
 
@@ -473,6 +526,7 @@ impl<'a, T: Element<'a>> View<'a, T> {
     ///
     /// # Errors
     /// As [`Cursor::array_len`], and those of the elements.
+    #[inline]
     pub fn read(cursor: &mut Cursor<'a>, version: i16) -> Result<Self, DecodeError> {
         let count = cursor.array_len(T::BYTES_MIN)?;
         let elements = *cursor;
@@ -495,6 +549,7 @@ impl<'a, T: Element<'a>> View<'a, T> {
     }
 
     /// The elements, in the order of the message.
+    #[inline]
     #[must_use]
     pub fn iter(&self) -> ViewIter<'a, T> {
         ViewIter { view: *self }
@@ -533,6 +588,7 @@ pub struct ViewIter<'a, T> {
 impl<'a, T: Element<'a>> Iterator for ViewIter<'a, T> {
     type Item = T;
 
+    #[inline]
     fn next(&mut self) -> Option<T> {
         self.view.count = self.view.count.checked_sub(1)?;
         let element = T::read(&mut self.view.elements, self.view.version);

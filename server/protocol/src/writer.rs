@@ -136,6 +136,7 @@ impl<'b> Writer<'b> {
     }
 
     /// From here on, lengths are varints and structs end in tagged fields (or neither).
+    #[inline]
     pub fn set_flexible(&mut self, flexible: bool) {
         self.flexible = flexible;
     }
@@ -176,6 +177,7 @@ impl<'b> Writer<'b> {
         }
     }
 
+    #[inline]
     fn put(&mut self, bytes: &[u8]) {
         if self.error.is_none() {
             self.buf.extend_from_slice(bytes);
@@ -183,46 +185,60 @@ impl<'b> Writer<'b> {
     }
 
     /// A signed byte.
+    #[inline]
     pub fn i8(&mut self, value: i8) {
         self.put(&value.to_be_bytes());
     }
 
     /// A signed 16-bit number.
+    #[inline]
     pub fn i16(&mut self, value: i16) {
         self.put(&value.to_be_bytes());
     }
 
     /// An unsigned 16-bit number.
+    #[inline]
     pub fn u16(&mut self, value: u16) {
         self.put(&value.to_be_bytes());
     }
 
     /// A signed 32-bit number.
+    #[inline]
     pub fn i32(&mut self, value: i32) {
         self.put(&value.to_be_bytes());
     }
 
     /// A signed 64-bit number.
+    #[inline]
     pub fn i64(&mut self, value: i64) {
         self.put(&value.to_be_bytes());
     }
 
     /// A boolean, 1 or 0.
+    #[inline]
     pub fn bool(&mut self, value: bool) {
         self.i8(i8::from(value));
     }
 
     /// Sixteen bytes of an id.
+    #[inline]
     pub fn uuid(&mut self, value: Uuid) {
         self.put(value.as_bytes());
     }
 
     /// An unsigned varint.
+    #[inline]
     pub fn uvarint(&mut self, value: u32) {
-        let (bytes, len) = uvarint(value);
-        self.put(bytes.get(..len).unwrap_or_default());
+        match u8::try_from(value) {
+            Ok(byte) if byte < 0x80 => self.put(&[byte]),
+            _ => {
+                let (bytes, len) = uvarint(value);
+                self.put(bytes.get(..len).unwrap_or_default());
+            }
+        }
     }
 
+    #[inline]
     fn i32_length(&mut self, length: usize) -> i32 {
         i32::try_from(length).unwrap_or_else(|_| {
             self.fail(EncodeError::TooLong { length });
@@ -231,6 +247,7 @@ impl<'b> Writer<'b> {
     }
 
     /// The length of an array or of bytes; `None` is null.
+    #[inline]
     fn length(&mut self, length: Option<usize>) {
         let length = length.map_or(-1, |length| self.i32_length(length));
         if self.flexible {
@@ -328,8 +345,11 @@ impl<'b> Writer<'b> {
     }
 
     /// The end of a struct without tagged fields.
+    #[inline]
     pub fn end_struct(&mut self) {
-        self.tags(|_| ());
+        if self.flexible {
+            self.i8(0);
+        }
     }
 }
 

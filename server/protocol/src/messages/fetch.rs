@@ -157,6 +157,7 @@ impl<'a> Element<'a> for TopicView<'a> {
     /// The lengths of its name and of its partitions.
     const BYTES_MIN: usize = 2;
 
+    #[inline]
     fn read(c: &mut Cursor<'a>, version: i16) -> Result<Self, DecodeError> {
         let this = Self { name: c.string()?, partitions: View::read(c, version)? };
         c.end_struct()?;
@@ -168,6 +169,7 @@ impl Element<'_> for FetchPartition {
     /// Its number, its offset and its limit.
     const BYTES_MIN: usize = 16;
 
+    #[inline]
     fn read(c: &mut Cursor<'_>, version: i16) -> Result<Self, DecodeError> {
         let this = Self {
             index: c.i32()?,
@@ -186,6 +188,7 @@ impl<'a> Element<'a> for ForgottenTopicView<'a> {
     /// The lengths of its name and of its partitions.
     const BYTES_MIN: usize = 2;
 
+    #[inline]
     fn read(c: &mut Cursor<'a>, version: i16) -> Result<Self, DecodeError> {
         let this = Self { name: c.string()?, partitions: View::read(c, version)? };
         c.end_struct()?;

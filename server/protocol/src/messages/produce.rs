@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{LeaderIdAndEpoch, Message, NodeEndpoint, enter, error_code, i64_since, owned};
 use crate::api::ApiKey;
-use crate::cursor::{Cursor, DecodeError, Element, View};
+use crate::cursor::{Cursor, DecodeError, Element, View, share};
 use crate::error_code::ErrorCode;
 use crate::header::{self, RequestHeader};
 use crate::writer::{Announced, EncodeError, Hole, Records, Writer};
@@ -49,15 +49,15 @@ pub struct PartitionView<'a> {
     pub index: i32,
     /// The record batches, not looked into.
     pub records: Option<&'a [u8]>,
-    /// Where `records` was read.
-    cursor: Cursor<'a>,
+    /// What `records` is a part of.
+    frame: Option<&'a Bytes>,
 }
 
 impl PartitionView<'_> {
     /// The record batches as a slice of the frame that outlives the view. No bytes are copied.
     #[must_use]
     pub fn share_records(&self) -> Option<Bytes> {
-        self.records.map(|records| self.cursor.share(records))
+        self.records.map(|records| share(self.frame, records))
     }
 }
 
@@ -89,6 +89,7 @@ impl<'a> Element<'a> for TopicView<'a> {
     /// The lengths of its name and of its partitions.
     const BYTES_MIN: usize = 2;
 
+    #[inline]
     fn read(c: &mut Cursor<'a>, version: i16) -> Result<Self, DecodeError> {
         let this = Self { name: c.string()?, partitions: View::read(c, version)? };
         c.end_struct()?;
@@ -100,8 +101,9 @@ impl<'a> Element<'a> for PartitionView<'a> {
     /// Its number and the length of its records.
     const BYTES_MIN: usize = 5;
 
+    #[inline]
     fn read(c: &mut Cursor<'a>, _: i16) -> Result<Self, DecodeError> {
-        let this = Self { index: c.i32()?, records: c.nullable_bytes()?, cursor: *c };
+        let this = Self { index: c.i32()?, records: c.nullable_bytes()?, frame: c.frame() };
         c.end_struct()?;
         Ok(this)
     }
