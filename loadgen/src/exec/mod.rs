@@ -1,0 +1,647 @@
+//! Runs phases: one thread a load core, each with its connections; this thread only watches.
+//!
+//! | Module | What it does |
+//! |---|---|
+//! | `worker` | the loop of a load core, over lanes: connections with something to do |
+//! | `produce`, `fetch`, `raw` | the three kinds of lane |
+//! | `slots` | prepared requests |
+//! | `wire` | non-blocking sockets |
+//! | `cores` | which CPUs there are, pinning |
+
+pub mod cores;
+mod fetch;
+mod produce;
+mod raw;
+mod slots;
+mod wire;
+mod worker;
+
+use crate::client::{self, ClientError, Control, FrameShape, Topic};
+use crate::clock::Clock;
+use crate::num;
+use crate::stats::resources::{self, Resources, Thread};
+use crate::stats::{Collector, Handover, Recorder};
+use crate::verify::ledger::{Ledger, LedgerError};
+use crate::verify::{Expected, Findings};
+use crate::workload::Workload;
+use crate::workload::batch::ProducerSession;
+use crate::workload::codec::{Codec, CodecError};
+use crate::workload::value::{IDENTITY_BYTES, Pool};
+use kariz_protocol::{ApiKey, ErrorCode};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use worker::{Lane, Loop};
+
+/// How often the watching thread looks. Rarely: it takes time from a core that is measured.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// From "all threads are ready" to the start of the clock.
+const START_DELAY_NS: u64 = 5_000_000;
+
+/// Why a phase could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// Before or beside the load: asking a broker for something.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// No connection.
+    #[error("no connection to {address}: {source}")]
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A connection broke.
+    #[error("a connection broke under load: {source}")]
+    Lost {
+        /// What the system says.
+        source: io::Error,
+    },
+    /// An answer of impossible length.
+    #[error("an answer of {0} B was announced")]
+    Frame(i32),
+    /// An answer to another request than the oldest.
+    #[error("request {found} was answered where the answer to {expected} was due")]
+    Correlation {
+        /// The oldest request.
+        expected: i32,
+        /// The one answered.
+        found: i32,
+    },
+    /// An answer to nothing.
+    #[error("an answer to request {0} came, and none is waited for")]
+    Unasked(i32),
+    /// The broker refused.
+    #[error("the broker refused a request: {error} {message}")]
+    Refused {
+        /// Kafka's code.
+        error: ErrorCode,
+        /// The broker's words.
+        message: String,
+    },
+    /// The broker refused again and again.
+    #[error("a request was still refused after {0} attempts")]
+    Retries(u32),
+    /// No answer.
+    #[error("no answer within {seconds} s from {}", address.map_or("?".into(), |a| a.to_string()))]
+    NoAnswer {
+        /// Who does not answer.
+        address: Option<SocketAddr>,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The partitions of one connection are now led by different brokers.
+    #[error("the partitions of a connection have moved to different brokers: run it again")]
+    MovedApart,
+    /// Compression failed.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// Compression made records much larger.
+    #[error("{0:?} made a batch larger by more than an eighth")]
+    Incompressible(Codec),
+    /// The ledger cannot be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The system refused something of the loop.
+    #[error("the event loop failed: {0}")]
+    Poll(#[from] rustix::io::Errno),
+    /// A thread could not be started or pinned.
+    #[error("a load thread could not be started: {0}")]
+    Thread(io::Error),
+}
+
+impl ExecError {
+    /// Whether it says that the broker, or the way to it, is gone.
+    fn is_loss(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Connect { .. } | Self::Refused { .. })
+    }
+}
+
+/// Whose CPU time counts as the server's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerMeter {
+    /// Nobody knows.
+    #[default]
+    None,
+    /// That of another process.
+    Process(u32),
+    /// This process's, but for the threads of the load: the server is embedded.
+    Rest,
+}
+
+impl ServerMeter {
+    fn read(self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Process(pid) => resources::cpu_ns_of(pid),
+            Self::Rest => Some(resources::process_cpu_ns()),
+        }
+    }
+}
+
+/// What is shown while a phase runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Since its start.
+    pub elapsed_ns: u64,
+    /// So far.
+    pub requests: u64,
+    /// So far.
+    pub records: u64,
+    /// Of values, so far.
+    pub bytes: u64,
+}
+
+/// Where and how phases run.
+pub struct Exec<'e> {
+    /// The clock of the whole run.
+    pub clock: Clock,
+    /// The CPUs to load from, a thread on each.
+    pub cores: Vec<u32>,
+    /// Whether threads look for work instead of sleeping.
+    pub spin: bool,
+    /// Set when the user wants to stop.
+    pub stop: Arc<AtomicBool>,
+    /// Whose CPU time is the server's.
+    pub server: ServerMeter,
+    /// Called some times a second.
+    pub show: &'e dyn Fn(Progress),
+}
+
+/// What a phase did.
+#[derive(Debug)]
+pub struct Done {
+    /// Numbers and series.
+    pub stats: Collector,
+    /// From the start of the clock to the last answer.
+    pub elapsed_ns: u64,
+    /// When the clock started, by the run's clock.
+    pub start_ns: u64,
+    /// What it cost.
+    pub resources: Resources,
+    /// Connections used.
+    pub connections: u32,
+    /// The user stopped it.
+    pub interrupted: bool,
+}
+
+/// What a produce phase left behind.
+#[derive(Debug)]
+pub struct Produced {
+    /// What it did.
+    pub done: Done,
+    /// What must be found, by partition.
+    pub expected: BTreeMap<u32, Vec<Expected>>,
+    /// Connections that broke (with a ledger, where that is no failure).
+    pub lost: u32,
+}
+
+/// What a fetch phase found.
+#[derive(Debug)]
+pub struct Fetched {
+    /// What it did.
+    pub done: Done,
+    /// What was found.
+    pub findings: Findings,
+}
+
+/// Where a phase's traffic goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Any broker.
+    pub bootstrap: SocketAddr,
+    /// The topic and its leaders.
+    pub topic: Topic,
+    /// Each partition's first and next offset.
+    pub offsets: Vec<(i64, i64)>,
+}
+
+impl Exec<'_> {
+    /// Produces to `target` until a limit of the workload is reached.
+    ///
+    /// # Errors
+    /// Any [`ExecError`].
+    pub fn produce(
+        &self,
+        workload: &Workload,
+        target: &Target,
+        run: u64,
+        ledger: Option<Arc<Ledger>>,
+    ) -> Result<Produced, ExecError> {
+        let mut control = Control::connect(target.bootstrap)?;
+        let version = control.versions().of(ApiKey::Produce)?;
+        let mut assignments = Vec::new();
+        for (connection, (leader, partitions)) in
+            (0..).zip(share_out(&target.topic.leaders, workload.connections))
+        {
+            let session = if workload.idempotent {
+                let (id, epoch) = control.init_producer_id()?;
+                ProducerSession { id, epoch }
+            } else {
+                ProducerSession::NONE
+            };
+            assignments.push(produce::Assignment { connection, leader, partitions, session });
+        }
+        self.produce_to(workload, target, run, ledger, version, assignments, false)
+    }
+
+    /// Produces to a server without a protocol.
+    ///
+    /// # Errors
+    /// Any [`ExecError`].
+    pub fn raw_produce(
+        &self,
+        workload: &Workload,
+        address: SocketAddr,
+        run: u64,
+    ) -> Result<Produced, ExecError> {
+        let assignment = |connection| produce::Assignment {
+            connection,
+            leader: address,
+            partitions: vec![connection % workload.partitions],
+            session: ProducerSession::NONE,
+        };
+        let assignments = (0..workload.connections).map(assignment).collect();
+        let topic = Topic { name: "raw".into(), leaders: Vec::new() };
+        let target = Target { bootstrap: address, topic, offsets: Vec::new() };
+        self.produce_to(workload, &target, run, None, 9, assignments, true)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the two ways to produce differ in all of them")]
+    fn produce_to(
+        &self,
+        workload: &Workload,
+        target: &Target,
+        run: u64,
+        ledger: Option<Arc<Ledger>>,
+        version: i16,
+        assignments: Vec<produce::Assignment>,
+        raw: bool,
+    ) -> Result<Produced, ExecError> {
+        let workload = &Workload {
+            connections: u32::try_from(assignments.len()).unwrap_or(u32::MAX),
+            ..workload.clone()
+        };
+        let filler_bytes = num::index(u64::from(workload.record_bytes)) - IDENTITY_BYTES;
+        let pool = Pool::new(run, workload.zero_percent, filler_bytes);
+        let topic = &*target.topic.name;
+        let shape = FrameShape::new(version, topic, workload.acks.code(), workload.timeout_ms)?;
+        let plan = produce::Plan {
+            workload,
+            pool: &pool,
+            topic,
+            bootstrap: target.bootstrap,
+            version,
+            raw,
+            ledger,
+            seed: run,
+        };
+        let lanes: Result<Vec<_>, _> = assignments
+            .into_iter()
+            .map(|a| produce::ProduceLane::new(&plan, shape.clone(), a))
+            .collect();
+        let (lanes, done) = self.drive(lanes?, workload, workload.limits.duration_ns)?;
+        let mut expected: BTreeMap<u32, Vec<Expected>> = BTreeMap::new();
+        let mut lost = 0;
+        for lane in lanes {
+            lost += u32::from(lane.is_lost());
+            for (partition, e) in lane.finish()? {
+                expected.entry(partition).or_default().push(e);
+            }
+        }
+        Ok(Produced { done, expected, lost })
+    }
+
+    /// Fetches `target` from its first offsets to its last ones and checks it against `expected`
+    /// (empty: nothing is known). With a duration, starts again until the time is up.
+    ///
+    /// # Errors
+    /// Any [`ExecError`].
+    pub fn fetch(
+        &self,
+        workload: &Workload,
+        target: &Target,
+        run: Option<u64>,
+        expected: &BTreeMap<u32, Vec<Expected>>,
+        duration_ns: Option<u64>,
+    ) -> Result<Fetched, ExecError> {
+        let version = Control::connect(target.bootstrap)?.versions().of(ApiKey::Fetch)?;
+        let partitions = u32::try_from(target.topic.leaders.len()).unwrap_or(u32::MAX);
+        let shares = share_out(&target.topic.leaders, workload.connections.min(partitions));
+        let plan = fetch::Plan {
+            workload,
+            topic: &target.topic.name,
+            bootstrap: target.bootstrap,
+            version,
+            run,
+            repeat: duration_ns.is_some(),
+            connections: u32::try_from(shares.len()).unwrap_or(u32::MAX),
+            seed: run.unwrap_or(0),
+        };
+        let assignment = |partition: u32| {
+            let at = num::index(u64::from(partition));
+            let (start, end) = target.offsets.get(at).copied().unwrap_or_default();
+            let expected = expected.get(&partition).cloned().unwrap_or_default();
+            fetch::Assignment { partition, start, end, expected }
+        };
+        let lanes: Result<Vec<_>, _> = (0..)
+            .zip(shares)
+            .map(|(number, (leader, partitions))| {
+                let assignments = partitions.into_iter().map(assignment).collect();
+                fetch::FetchLane::new(&plan, number, leader, assignments)
+            })
+            .collect();
+        let (lanes, done) = self.drive(lanes?, workload, duration_ns)?;
+        let mut findings = Findings::default();
+        for lane in lanes {
+            findings.add(&lane.finish(done.interrupted));
+        }
+        Ok(Fetched { done, findings })
+    }
+
+    /// Fetches from a server without a protocol.
+    ///
+    /// # Errors
+    /// Any [`ExecError`].
+    pub fn raw_fetch(
+        &self,
+        workload: &Workload,
+        address: SocketAddr,
+        run: u64,
+    ) -> Result<Done, ExecError> {
+        let lanes: Result<Vec<_>, _> = (0..workload.connections)
+            .map(|number| raw::RawFetchLane::new(workload, address, number, run))
+            .collect();
+        Ok(self.drive(lanes?, workload, workload.limits.duration_ns)?.1)
+    }
+
+    /// Runs lanes on the load cores until they are done.
+    fn drive<L: Lane + Send>(
+        &self,
+        lanes: Vec<L>,
+        workload: &Workload,
+        duration_ns: Option<u64>,
+    ) -> Result<(Vec<L>, Done), ExecError> {
+        let connections = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
+        let open_loop = workload.requests_per_second().is_some();
+        let failed = AtomicBool::new(false);
+        let shares = deal(lanes, self.cores.len().max(1));
+        let handovers: Vec<_> = shares.iter().map(|_| Handover::default()).collect();
+        let mut collector = Collector::default();
+        let (server_before, ticks_before) = (self.server.read(), resources::machine_ticks());
+        let own_before = resources::thread_cpu_ns();
+        let start_ns = self.clock.now_ns() + START_DELAY_NS;
+        let end_ns = duration_ns.map_or(u64::MAX, |d| start_ns.saturating_add(d));
+        let body = Loop {
+            clock: &self.clock,
+            start_ns,
+            end_ns,
+            spin: self.spin,
+            stop: &self.stop,
+            failed: &failed,
+        };
+        let results = std::thread::scope(|scope| {
+            let (done, ended) = mpsc::channel::<()>();
+            let mut threads = Vec::new();
+            for (i, (mut share, handover)) in shares.into_iter().zip(&handovers).enumerate() {
+                let core = self.cores.get(i).copied();
+                let (done, body, failed) = (done.clone(), &body, &failed);
+                let run = move || {
+                    let result = load_thread(core, body, &mut share, handover, open_loop);
+                    failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                    // The receiver waits for all of us, so it is there.
+                    let _received = done.send(());
+                    result.map(|thread| (share, thread))
+                };
+                let name = format!("load-{i}");
+                let spawned = std::thread::Builder::new().name(name).spawn_scoped(scope, run);
+                match spawned {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => {
+                        failed.store(true, Ordering::Relaxed);
+                        return Err(ExecError::Thread(error));
+                    }
+                }
+            }
+            drop(done);
+            self.watch(&ended, threads.len(), &handovers, &mut collector, start_ns);
+            let joined = threads.into_iter().map(|t| {
+                t.join().unwrap_or_else(|_| {
+                    Err(ExecError::Thread(io::Error::other("it panicked, see above")))
+                })
+            });
+            joined.collect::<Result<Vec<_>, _>>()
+        })?;
+        collector.collect(handovers.iter());
+        let mut lanes = Vec::new();
+        let mut generator = Vec::new();
+        let mut last_ns = start_ns;
+        for (share, (thread, last_answer_ns)) in results {
+            lanes.extend(share);
+            generator.push(thread);
+            last_ns = last_ns.max(last_answer_ns);
+        }
+        let elapsed_ns = last_ns - start_ns;
+        collector.finish(elapsed_ns);
+        let mut server_cpu_ns = self
+            .server
+            .read()
+            .zip(server_before)
+            .map(|(after, before)| after.saturating_sub(before));
+        if self.server == ServerMeter::Rest {
+            let own = resources::thread_cpu_ns() - own_before;
+            let load: u64 = generator.iter().map(|t| t.cpu_ns).sum();
+            server_cpu_ns = server_cpu_ns.map(|all| all.saturating_sub(own + load));
+        }
+        let counts = collector.total.counts;
+        let steal = resources::machine_ticks().zip(ticks_before).map(|(after, before)| {
+            let (all, stolen) =
+                (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+            stolen * 10_000 / all.max(1)
+        });
+        let resources = Resources {
+            generator,
+            server_cpu_ns,
+            server_cpu_ns_per_request: server_cpu_ns.and_then(|n| n.checked_div(counts.requests)),
+            server_cpu_ns_per_1000_records: server_cpu_ns
+                .and_then(|n| n.saturating_mul(1000).checked_div(counts.records)),
+            steal_per_10000: steal,
+        };
+        let interrupted = self.stop.load(Ordering::Relaxed);
+        let stats = collector;
+        Ok((lanes, Done { stats, elapsed_ns, start_ns, resources, connections, interrupted }))
+    }
+
+    /// Until all threads have ended: merges numbers and shows progress.
+    fn watch(
+        &self,
+        ended: &mpsc::Receiver<()>,
+        threads: usize,
+        handovers: &[Handover],
+        collector: &mut Collector,
+        start_ns: u64,
+    ) {
+        let mut running = threads;
+        while running > 0 {
+            match ended.recv_timeout(WATCH_INTERVAL) {
+                Ok(()) => running -= 1,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    collector.collect(handovers.iter());
+                    let mut progress = Progress {
+                        elapsed_ns: self.clock.now_ns().saturating_sub(start_ns),
+                        ..Progress::default()
+                    };
+                    for handover in handovers {
+                        let (requests, records, bytes) = handover.so_far();
+                        progress.requests += requests;
+                        progress.records += records;
+                        progress.bytes += bytes;
+                    }
+                    (self.show)(progress);
+                }
+            }
+        }
+    }
+}
+
+/// The whole life of a load thread. Returns what it spent and when the last answer came.
+fn load_thread<L: Lane>(
+    core: Option<u32>,
+    body: &Loop<'_>,
+    share: &mut [L],
+    handover: &Handover,
+    open_loop: bool,
+) -> Result<(Thread, u64), ExecError> {
+    if let Some(core) = core {
+        cores::pin(&[core]).map_err(ExecError::Thread)?;
+    }
+    let cpu_before = resources::thread_cpu_ns();
+    let before_ns = body.clock.now_ns();
+    let recorder = Recorder::new(handover, body.start_ns, open_loop);
+    while body.clock.now_ns() < body.start_ns {
+        std::hint::spin_loop();
+    }
+    let ran = body.run(share, recorder)?;
+    let thread = Thread {
+        core,
+        cpu_ns: resources::thread_cpu_ns() - cpu_before,
+        busy_ns: ran.busy_ns,
+        elapsed_ns: body.clock.now_ns() - before_ns,
+    };
+    Ok((thread, ran.last_answer_ns))
+}
+
+/// Deals lanes out to `threads`, as evenly as it goes; no thread is without one.
+fn deal<L>(lanes: Vec<L>, threads: usize) -> Vec<Vec<L>> {
+    let threads = threads.min(lanes.len()).max(1);
+    let mut shares: Vec<Vec<L>> = (0..threads).map(|_| Vec::new()).collect();
+    for (i, lane) in lanes.into_iter().enumerate() {
+        shares[i % threads].push(lane);
+    }
+    shares
+}
+
+/// Which connection serves which partitions: each connection goes to one leader, and each
+/// partition has at least one connection. More leaders than connections add connections.
+fn share_out(leaders: &[SocketAddr], connections: u32) -> Vec<(SocketAddr, Vec<u32>)> {
+    let mut by_leader: BTreeMap<SocketAddr, Vec<u32>> = BTreeMap::new();
+    for (partition, leader) in (0..).zip(leaders) {
+        by_leader.entry(*leader).or_default().push(partition);
+    }
+    let connections = num::index(u64::from(connections)).max(by_leader.len());
+    let brokers = by_leader.len().max(1);
+    let mut shares = Vec::with_capacity(connections);
+    for (i, (leader, partitions)) in by_leader.into_iter().enumerate() {
+        let here = connections / brokers + usize::from(i < connections % brokers);
+        for connection in 0..here {
+            let mine = if here >= partitions.len() {
+                vec![partitions[connection % partitions.len()]]
+            } else {
+                partitions.iter().copied().skip(connection).step_by(here).collect()
+            };
+            shares.push((leader, mine));
+        }
+    }
+    shares
+}
+
+/// The one broker that leads all of `partitions` now.
+fn leader_of(
+    bootstrap: SocketAddr,
+    topic: &str,
+    partitions: &[u32],
+) -> Result<SocketAddr, ExecError> {
+    let topic = Control::connect(bootstrap)?.topic(topic)?;
+    let mut leaders =
+        partitions.iter().filter_map(|p| topic.leaders.get(num::index(u64::from(*p))).copied());
+    let first = leaders.next().ok_or(ExecError::MovedApart)?;
+    if leaders.all(|leader| leader == first) { Ok(first) } else { Err(ExecError::MovedApart) }
+}
+
+/// Waits until a topic is usable, and says where.
+///
+/// # Errors
+/// Any [`ClientError`].
+pub fn target(
+    control: &mut Control,
+    topic: &str,
+    partitions: Option<u32>,
+) -> Result<Target, ClientError> {
+    let (topic, offsets) = client::settle(control, topic, partitions)?;
+    Ok(Target { bootstrap: control.address(), topic, offsets })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_partition_is_served_by_its_leader(
+            leaders in proptest::collection::vec(0_u16..4, 1..40), connections in 1_u32..50,
+        ) {
+            let leaders: Vec<SocketAddr> =
+                leaders.iter().map(|p| SocketAddr::from(([127, 0, 0, 1], 9000 + p))).collect();
+            let shares = share_out(&leaders, connections);
+            let brokers = leaders.iter().collect::<std::collections::BTreeSet<_>>().len();
+            prop_assert_eq!(shares.len(), usize::try_from(connections).unwrap().max(brokers));
+            let mut served = vec![0; leaders.len()];
+            for (leader, partitions) in &shares {
+                prop_assert!(!partitions.is_empty());
+                for p in partitions {
+                    let p = usize::try_from(*p).unwrap();
+                    prop_assert_eq!(leaders[p], *leader);
+                    served[p] += 1;
+                }
+            }
+            prop_assert!(served.iter().all(|n| *n > 0));
+            // No more connections than partitions (and brokers): each is served by exactly one.
+            if usize::try_from(connections).unwrap() <= brokers {
+                prop_assert!(served.iter().all(|n| *n == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_connections_as_partitions_have_one_each() {
+        let leaders = vec![SocketAddr::from(([127, 0, 0, 1], 9000)); 16];
+        let mut partitions: Vec<_> =
+            share_out(&leaders, 16).into_iter().flat_map(|s| s.1).collect();
+        partitions.sort_unstable();
+        assert_eq!(partitions, (0..16).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn lanes_are_dealt_evenly() {
+        let shares = deal((0..7).collect(), 3);
+        assert_eq!(shares, [vec![0, 3, 6], vec![1, 4], vec![2, 5]]);
+        assert_eq!(deal(vec![1], 8), [vec![1]]);
+    }
+}

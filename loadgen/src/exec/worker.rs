@@ -1,0 +1,218 @@
+//! One load core: an epoll loop over its connections. Nothing in it blocks or allocates as long as
+//! all goes well.
+
+use super::ExecError;
+use crate::clock::Clock;
+use crate::stats::Recorder;
+use rustix::event::{Timespec, epoll};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Events taken from the kernel in one call.
+const EVENTS: usize = 128;
+
+/// How often connections are asked whether an answer is overdue.
+const OVERDUE_CHECK_NS: u64 = 500_000_000;
+
+/// The longest sleep of a core that does not spin: bounds how late a stop is noticed.
+const SLEEP_NS_MAX: u64 = 50_000_000;
+
+/// A moment in the loop, as connections see it.
+pub(super) struct Turn<'t, 'h> {
+    /// The time when the turn (or the reading of this connection) began.
+    pub(super) now_ns: u64,
+    /// For what must be timed closer.
+    pub(super) clock: &'t Clock,
+    /// Where numbers go.
+    pub(super) recorder: &'t mut Recorder<'h>,
+    /// Whether nothing new is to be begun.
+    pub(super) stopping: bool,
+}
+
+/// What came of an attempt to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Nothing was due.
+    Nothing,
+    /// Something left.
+    Something,
+    /// The connection is a new one.
+    Reconnected,
+}
+
+/// One connection with what is to be done on it.
+pub(super) trait Lane {
+    /// The connection; non-blocking.
+    fn socket(&self) -> &TcpStream;
+
+    /// The clock starts.
+    fn begin(&mut self, start_ns: u64);
+
+    /// Takes what has arrived.
+    fn receive(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), ExecError>;
+
+    /// Sends what is due.
+    fn send(&mut self, turn: &mut Turn<'_, '_>) -> Result<Sent, ExecError>;
+
+    /// Whether bytes wait for the socket to take more.
+    fn is_blocked(&self) -> bool;
+
+    /// When something is to be sent although nothing arrives.
+    fn due_ns(&self) -> Option<u64>;
+
+    /// Whether nothing is left to do.
+    fn is_done(&self, stopping: bool) -> bool;
+
+    /// When the oldest unanswered request was sent, and how long it may take.
+    fn waiting_since(&self) -> Option<(u64, u64)>;
+}
+
+/// When and how a loop runs.
+pub(super) struct Loop<'a> {
+    pub(super) clock: &'a Clock,
+    pub(super) start_ns: u64,
+    /// When nothing new is to be begun.
+    pub(super) end_ns: u64,
+    /// Whether to look for work instead of sleeping.
+    pub(super) spin: bool,
+    /// The user wants to stop.
+    pub(super) stop: &'a AtomicBool,
+    /// Another core has failed.
+    pub(super) failed: &'a AtomicBool,
+}
+
+/// What a loop did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ran {
+    /// Time in turns that had something to do.
+    pub(super) busy_ns: u64,
+    /// When the last answer came.
+    pub(super) last_answer_ns: u64,
+}
+
+impl Loop<'_> {
+    /// Runs until all lanes are done.
+    pub(super) fn run<L: Lane>(
+        &self,
+        lanes: &mut [L],
+        mut recorder: Recorder<'_>,
+    ) -> Result<Ran, ExecError> {
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut blocked = vec![false; lanes.len()];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            lane.begin(self.start_ns);
+            watch(&poll, lane.socket(), i, Watch::New { writable: false })?;
+        }
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut ran = Ran { last_answer_ns: self.start_ns, ..Ran::default() };
+        let mut overdue_check_ns = self.start_ns + OVERDUE_CHECK_NS;
+        let mut first_round = true;
+        loop {
+            let now_ns = self.clock.now_ns();
+            let stopping = now_ns >= self.end_ns || self.stop.load(Ordering::Relaxed);
+            if self.failed.load(Ordering::Relaxed) || lanes.iter().all(|l| l.is_done(stopping)) {
+                recorder.show();
+                recorder.finish();
+                return Ok(ran);
+            }
+            recorder.tick(now_ns);
+            let mut turn = Turn { now_ns, clock: self.clock, recorder: &mut recorder, stopping };
+            events.clear();
+            let timeout = self.timeout(lanes, now_ns, first_round);
+            match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut worked = !events.is_empty();
+            for event in &events {
+                let i = crate::num::index(event.data.u64());
+                let Some(lane) = lanes.get_mut(i) else { continue };
+                let flags = event.flags;
+                if flags != epoll::EventFlags::OUT {
+                    lane.receive(&mut turn)?;
+                    ran.last_answer_ns = turn.now_ns;
+                }
+                worked |= self.send(&poll, lane, i, &mut blocked[i], &mut turn)?;
+            }
+            turn.now_ns = self.clock.now_ns();
+            for (i, lane) in lanes.iter_mut().enumerate() {
+                if first_round || lane.due_ns().is_some_and(|due| due <= turn.now_ns) {
+                    worked |= self.send(&poll, lane, i, &mut blocked[i], &mut turn)?;
+                }
+            }
+            first_round = false;
+            if worked {
+                recorder.show();
+                ran.busy_ns += self.clock.now_ns().saturating_sub(now_ns);
+            }
+            if now_ns >= overdue_check_ns {
+                overdue_check_ns = now_ns + OVERDUE_CHECK_NS;
+                overdue(lanes, now_ns)?;
+            }
+        }
+    }
+
+    fn send<L: Lane>(
+        &self,
+        poll: &OwnedFd,
+        lane: &mut L,
+        i: usize,
+        was_blocked: &mut bool,
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<bool, ExecError> {
+        let sent = lane.send(turn)?;
+        let writable = lane.is_blocked();
+        if sent == Sent::Reconnected {
+            // The old socket is closed and so no longer watched.
+            watch(poll, lane.socket(), i, Watch::New { writable })?;
+        } else if writable != *was_blocked {
+            watch(poll, lane.socket(), i, Watch::Again { writable })?;
+        }
+        *was_blocked = writable;
+        Ok(sent != Sent::Nothing)
+    }
+
+    /// How long to wait for events.
+    fn timeout<L: Lane>(&self, lanes: &[L], now_ns: u64, first_round: bool) -> Timespec {
+        if self.spin || first_round {
+            return Timespec { tv_sec: 0, tv_nsec: 0 };
+        }
+        let due = lanes.iter().filter_map(Lane::due_ns).min().unwrap_or(u64::MAX);
+        let due = due.min(if now_ns < self.end_ns { self.end_ns } else { u64::MAX });
+        let wait_ns = due.saturating_sub(now_ns).min(SLEEP_NS_MAX);
+        Timespec { tv_sec: 0, tv_nsec: i64::try_from(wait_ns).unwrap_or(0) }
+    }
+}
+
+/// How a socket is to be watched.
+#[derive(Clone, Copy)]
+enum Watch {
+    New { writable: bool },
+    Again { writable: bool },
+}
+
+fn watch(poll: &OwnedFd, socket: &TcpStream, i: usize, how: Watch) -> Result<(), ExecError> {
+    let (Watch::New { writable } | Watch::Again { writable }) = how;
+    let mut flags = epoll::EventFlags::IN;
+    flags.set(epoll::EventFlags::OUT, writable);
+    let data = epoll::EventData::new_u64(u64::try_from(i).unwrap_or(u64::MAX));
+    match how {
+        Watch::New { .. } => epoll::add(poll, socket, data, flags)?,
+        Watch::Again { .. } => epoll::modify(poll, socket, data, flags)?,
+    }
+    Ok(())
+}
+
+fn overdue<L: Lane>(lanes: &[L], now_ns: u64) -> Result<(), ExecError> {
+    for lane in lanes {
+        if let Some((since_ns, allowed_ns)) = lane.waiting_since()
+            && now_ns.saturating_sub(since_ns) > allowed_ns
+        {
+            let address = lane.socket().peer_addr().ok();
+            let seconds = allowed_ns / 1_000_000_000;
+            return Err(ExecError::NoAnswer { address, seconds });
+        }
+    }
+    Ok(())
+}
