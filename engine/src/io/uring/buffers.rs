@@ -1,21 +1,22 @@
-//! The memory that receives: a ring of buffers lent to the kernel, and from there to the engine.
+//! The memory that receives: buffers lent to the kernel, and from there to the engine.
 //!
 //! ```text
-//!            provide                 a receive completes              last clone dropped
-//!   free ──────────────▶ with kernel ───────────────────▶ lent (Chunk) ─────────────────▶ free
-//!                             ▲                    │ copied: small, or the pool runs low
-//!                             └────────────────────┘
+//!              refill                  a receive completes             last clone dropped
+//!   idle (LIFO) ─────▶ with the kernel ───────────────────▶ lent (Chunk) ────────────────▶ idle
+//!                                   └─ copied: small, or the pool runs low ──────────────▶ idle
 //! ```
 //!
-//! **Invariant:** at least [`Pool::reserve`] buffers are never lent. So half-received requests,
-//! however many connections hold them, cannot starve the receives that would complete them.
+//! The kernel takes buffers in the order it got them, so it is given few: they come round while
+//! they are still in the CPU's cache. It gets more when they run out.
+//!
+//! **Invariant:** [`Pool::reserve`] buffers are never lent. So half-received requests, however
+//! many connections hold them, cannot starve the receives that would complete them.
 
 use bytes::Bytes;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,9 +28,15 @@ pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 /// The id under which the kernel knows the pool; a ring has only this one.
 pub(super) const GROUP: u16 = 0;
 
-/// Up to this many bytes a chunk is copied out, which is cheaper than to lend and take back a
-/// buffer, and keeps a trickle of bytes from holding a buffer of 64 KiB.
-const COPY_BYTES: usize = 512;
+/// Up to this many bytes a chunk is copied out: that costs no more than to lend a buffer and take
+/// it back, and a trickle of bytes holds no buffer of 64 KiB.
+const COPY_BYTES: usize = 4096;
+
+/// Buffers that the kernel has at least, if there are as many.
+const PROVIDED_MIN: u16 = 8;
+
+/// Receives after which the number of buffers that the kernel has is looked at.
+const LOOK_EVERY: u16 = 1024;
 
 /// The buffers of one ring. Touched first when a receive first fills them.
 pub(super) struct Pool {
@@ -40,10 +47,16 @@ pub(super) struct Pool {
     count: u16,
     /// What the kernel sees as tail; counts up and wraps.
     tail: Cell<u16>,
-    /// How many buffers the kernel has.
+    /// Buffers that nobody has, the one used last on top.
+    idle: RefCell<Vec<u16>>,
+    /// How many buffers the kernel has, as far as its completions say.
     provided: Cell<u16>,
-    /// Swapped with `Shared::returned`, so that neither is ever allocated anew.
-    spare: Cell<Vec<u16>>,
+    /// How many it is to have.
+    target: Cell<u16>,
+    /// The fewest it had since `taken` was 0.
+    lowest: Cell<u16>,
+    /// Receives since the target was last looked at.
+    taken: Cell<u16>,
 }
 
 /// What lent chunks keep alive.
@@ -54,12 +67,13 @@ struct Shared {
 }
 
 impl Pool {
-    /// Maps `count` buffers, all of them for the kernel. Register [`Pool::address`] with a ring.
+    /// Maps `count` buffers. Register [`Pool::address`] with a ring.
     ///
     /// # Errors
     /// As `mmap(2)`.
     pub(super) fn new(count: u16) -> io::Result<Self> {
         debug_assert!(count.is_power_of_two() && count <= 1 << 15, "the kernel's rule");
+        let target = PROVIDED_MIN.min(count);
         let pool = Self {
             shared: Arc::new(Shared {
                 memory: Mapping::new(usize::from(count) * BUFFER_BYTES)?,
@@ -68,13 +82,13 @@ impl Pool {
             entries: Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?,
             count,
             tail: Cell::new(0),
+            idle: RefCell::new((0..count).rev().collect()),
             provided: Cell::new(0),
-            spare: Cell::new(Vec::with_capacity(usize::from(count))),
+            target: Cell::new(target),
+            lowest: Cell::new(target),
+            taken: Cell::new(0),
         };
-        for id in 0..count {
-            pool.provide(id);
-        }
-        pool.publish();
+        pool.refill();
         Ok(pool)
     }
 
@@ -88,44 +102,65 @@ impl Pool {
         self.count
     }
 
-    /// Whether the kernel has a buffer to receive into.
-    pub(super) fn can_receive(&self) -> bool {
-        self.provided.get() > 0
-    }
-
     /// The `len` bytes that a receive left in buffer `id`.
     pub(super) fn take(&self, id: u16, len: usize) -> Bytes {
         debug_assert!(id < self.count && len <= BUFFER_BYTES, "the kernel's promise");
-        self.provided.set(self.provided.get().saturating_sub(1));
+        self.taken_back();
         let len = len.min(BUFFER_BYTES);
-        if len > COPY_BYTES && self.provided.get() >= self.reserve() {
+        let mut idle = self.idle.borrow_mut();
+        let left = idle.len() + usize::from(self.provided.get());
+        if len > COPY_BYTES && left >= usize::from(self.reserve()) {
             return Bytes::from_owner(Chunk { shared: Arc::clone(&self.shared), id, len });
         }
-        // SAFETY: the receive has completed and the buffer is provided again only below.
+        // SAFETY: the receive has completed, and the buffer is provided again by `refill` only.
         let copy = Bytes::copy_from_slice(unsafe { self.shared.received(id, len) });
-        self.provide(id);
-        self.publish();
+        idle.push(id);
         copy
     }
 
-    /// Gives the kernel back a buffer that a receive took and left empty.
+    /// Has back a buffer that a receive took and left empty.
     pub(super) fn untake(&self, id: u16) {
-        self.provided.set(self.provided.get().saturating_sub(1));
-        self.provide(id);
-        self.publish();
+        self.taken_back();
+        self.idle.borrow_mut().push(id);
     }
 
-    /// Gives the kernel the buffers whose chunks were dropped.
-    pub(super) fn reclaim(&self) {
-        let mut ids = self.spare.take();
-        mem::swap(&mut *self.shared.returned(), &mut ids);
-        if !ids.is_empty() {
-            for id in ids.drain(..) {
-                self.provide(id);
-            }
+    /// Notes that a receive found no buffer: the kernel is to have more.
+    pub(super) fn ran_out(&self) {
+        self.lowest.set(0);
+        self.target.set(self.target.get().saturating_mul(2).min(self.count));
+    }
+
+    /// Gives the kernel what it is to have, of the buffers whose chunks were dropped first.
+    /// Whether it has any.
+    pub(super) fn refill(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        idle.append(&mut self.shared.returned());
+        let before = self.tail.get();
+        while self.provided.get() < self.target.get()
+            && let Some(id) = idle.pop()
+        {
+            self.provide(id);
+        }
+        if self.tail.get() != before {
             self.publish();
         }
-        self.spare.set(ids);
+        self.provided.get() > 0
+    }
+
+    /// Counts a buffer that the kernel no longer has. Halves the target when three quarters of
+    /// it were not used for a while.
+    fn taken_back(&self) {
+        self.provided.set(self.provided.get().saturating_sub(1));
+        self.lowest.set(self.lowest.get().min(self.provided.get()));
+        self.taken.set(self.taken.get() + 1);
+        if self.taken.get() == LOOK_EVERY {
+            let target = self.target.get();
+            if self.lowest.get() > target - target / 4 {
+                self.target.set((target / 2).max(PROVIDED_MIN.min(self.count)));
+            }
+            self.lowest.set(self.target.get());
+            self.taken.set(0);
+        }
     }
 
     /// How many buffers are never lent.
@@ -247,6 +282,7 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     /// What a receive would do: the oldest buffer that the kernel has, filled with `byte`.
     fn receive(pool: &Pool, next: &mut u16, len: usize, byte: u8) -> Bytes {
@@ -261,29 +297,73 @@ mod tests {
         pool.take(id, len)
     }
 
+    /// Buffers that are not lent.
+    fn left(pool: &Pool) -> usize {
+        pool.idle.borrow().len() + usize::from(pool.provided.get())
+    }
+
     #[test]
     fn lent_buffers_come_back_and_a_reserve_is_never_lent() {
-        let pool = Pool::new(8).unwrap();
-        let mut next = 0;
-        let held: Vec<_> =
-            (0..20).map(|i| (i, receive(&pool, &mut next, BUFFER_BYTES, i))).collect();
-        assert!(pool.can_receive());
-        assert_eq!(pool.provided.get(), pool.reserve());
-        for (i, chunk) in &held {
-            assert!(chunk.len() == BUFFER_BYTES && chunk.iter().all(|b| b == i));
+        for count in [1, 2, 8, 64] {
+            let pool = Pool::new(count).unwrap();
+            let mut next = 0;
+            let held: Vec<_> = (0..100)
+                .map(|i| {
+                    assert!(pool.refill());
+                    (i, receive(&pool, &mut next, BUFFER_BYTES, i))
+                })
+                .collect();
+            assert_eq!(left(&pool), usize::from(pool.reserve()));
+            for (i, chunk) in &held {
+                assert!(chunk.len() == BUFFER_BYTES && chunk.iter().all(|b| b == i));
+            }
+            std::thread::spawn(move || drop(held)).join().unwrap();
+            pool.refill();
+            assert_eq!(left(&pool), usize::from(count));
         }
-        std::thread::spawn(move || drop(held)).join().unwrap();
-        pool.reclaim();
-        assert_eq!(pool.provided.get(), 8);
     }
 
     #[test]
     fn a_small_chunk_holds_no_buffer() {
         let pool = Pool::new(2).unwrap();
         let mut next = 0;
-        let held: Vec<_> = (0..50).map(|i| receive(&pool, &mut next, COPY_BYTES, i)).collect();
-        assert_eq!(pool.provided.get(), 2);
+        let held: Vec<_> = (0..50)
+            .map(|i| {
+                assert!(pool.refill());
+                receive(&pool, &mut next, COPY_BYTES, i)
+            })
+            .collect();
+        assert_eq!(left(&pool), 2);
         assert!(held.iter().zip(0..).all(|(chunk, i)| chunk[..] == [i; COPY_BYTES]));
+    }
+
+    #[test]
+    fn the_kernel_has_as_many_buffers_as_it_uses() {
+        let pool = Pool::new(128).unwrap();
+        assert_eq!(pool.provided.get(), PROVIDED_MIN);
+        let mut next = 0;
+        let mut burst = |receives: u16| {
+            let places = (0..receives).map(|_| {
+                if pool.provided.get() == 0 {
+                    pool.ran_out();
+                    assert!(pool.refill());
+                }
+                receive(&pool, &mut next, BUFFER_BYTES, 1).as_ptr()
+            });
+            let places: BTreeSet<_> = places.collect();
+            pool.refill();
+            places
+        };
+        for _ in 0..100 {
+            burst(60);
+        }
+        assert_eq!(pool.provided.get(), 64, "a burst finds enough, and no more than it needs");
+        for _ in 0..10 * LOOK_EVERY {
+            burst(1);
+        }
+        assert_eq!(pool.provided.get(), PROVIDED_MIN);
+        let places: BTreeSet<_> = (0..100).flat_map(|_| burst(1)).collect();
+        assert_eq!(places.len(), usize::from(PROVIDED_MIN), "the same few come round");
     }
 
     #[test]

@@ -223,8 +223,8 @@ impl Ring {
     /// # Errors
     /// The ring is broken and the core cannot go on.
     pub(super) fn turn(&self) -> io::Result<()> {
-        self.pool.reclaim();
         for _ in 0..ROUNDS {
+            self.pool.refill();
             self.submit()?;
             self.reap();
             if self.queue.borrow().is_empty() {
@@ -303,7 +303,7 @@ impl Ring {
             self.complete(&entry);
         }
         self.done.replace(done);
-        if self.pool.can_receive() {
+        if !self.starved.borrow().is_empty() && self.pool.refill() {
             for inbox in self.starved.take() {
                 inbox.resume(self);
             }
@@ -366,6 +366,7 @@ impl Ring {
                 inbox.received(self, Err(Errno::INTR), last);
             }
             Err(Errno::NOBUFS) => {
+                self.pool.ran_out();
                 self.starved.borrow_mut().push(Rc::clone(inbox));
                 inbox.received(self, Err(Errno::NOBUFS), last);
             }
