@@ -30,6 +30,8 @@
 //!
 //! *Invariants:* no input makes this crate panic, nor allocate more than a constant times the
 //! bytes it was given. What is announced (a length, a count) is checked against what is there.
+//! A view takes nothing; an owned message at most 48 times its bytes (a list of empty names, held
+//! in structs), so a server should refuse what is large and neither Produce nor Fetch unread.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
