@@ -313,12 +313,36 @@ impl<I: Io> Log<I> {
         }
     }
 
-    /// Cuts the log back to `to`, which must be a batch's first offset or the log end. The caller
-    /// makes that durable. If `seen`, readers may still hold what is cut: appends go to a new file.
-    pub(crate) fn truncate(&mut self, to: Offset, seen: bool) -> Result<(), TruncateError> {
-        while self.active.base > to {
+    /// Where a log that ends at `to` ends on disk; `to` must be a batch's first offset, or the end.
+    pub(crate) fn place_of(&self, to: Offset) -> Result<LogEnd, TruncateError> {
+        let start = self.first_base();
+        if to < start {
+            return Err(TruncateError::BelowStart { to, start });
+        }
+        let active = &self.active;
+        let after = self.sealed.partition_point(|s| s.base <= to);
+        let (base, file, bytes, index) = match after.checked_sub(1).and_then(|i| self.sealed.get(i)) {
+            Some(s) if to < active.base => (s.base, &s.file, s.bytes, s.index.as_ref()),
+            _ => (active.base, &active.file, active.bytes, Some(&active.index)),
+        };
+        let from = index.map_or(0, |index| u64::from(index.lookup(to)));
+        let found = Heads::new(file.clone(), from, bytes).find(|h| h.next_offset() > to)?;
+        let position = match found {
+            Some(found) if found.header.base_offset() == to => found.position,
+            Some(found) => {
+                return Err(TruncateError::InsideBatch { to, base: found.header.base_offset() });
+            }
+            None => bytes,
+        };
+        Ok(LogEnd { offset: to, segment: base, position: num::u32_of(num::index(position)) })
+    }
+
+    /// Cuts the log back to `end`, a [`Log::place_of`]. The caller makes that durable. If `seen`,
+    /// readers may still hold what is cut: appends go to a new file.
+    pub(crate) fn truncate(&mut self, end: LogEnd, seen: bool) -> Result<(), TruncateError> {
+        while self.active.base > end.segment {
             let Some(last) = self.sealed.pop() else {
-                return Err(TruncateError::BelowStart { to, start: self.active.base });
+                return Err(TruncateError::BelowStart { to: end.offset, start: self.active.base });
             };
             self.io.remove_file(&names::log(&self.dir, self.active.base))?;
             names::remove_indexes(&self.io, &self.dir, self.active.base)?;
@@ -326,23 +350,15 @@ impl<I: Io> Log<I> {
             self.dir_changes += 1;
         }
         let active = &mut self.active;
-        let from = u64::from(active.index.lookup(to));
-        let found = Heads::new(active.file.clone(), from, active.bytes).find(|h| h.next_offset() > to)?;
-        let cut = match found {
-            Some(found) if found.header.base_offset() == to => found.position,
-            Some(found) => {
-                return Err(TruncateError::InsideBatch { to, base: found.header.base_offset() });
-            }
-            None => active.bytes,
-        };
+        let cut = u64::from(end.position);
         active.file.set_len(cut)?;
         active.bytes = cut;
         active.allocated = cut;
-        active.index.truncate(to, num::u32_of(num::index(cut)));
-        self.epochs_dirty |= self.epochs.truncate_from_end(to);
+        active.index.truncate(end.offset, end.position);
+        self.epochs_dirty |= self.epochs.truncate_from_end(end.offset);
         self.mark_dirty();
         if seen && self.active.bytes > 0 {
-            self.roll(to)?;
+            self.roll(end.offset)?;
         }
         Ok(())
     }

@@ -195,36 +195,39 @@ impl<I: Io> Partition<I> {
     }
 
     /// The statement with which a cut back to `to` goes into the journal.
-    pub(crate) fn truncation(&self, to: Offset) -> Item<'static> {
+    pub(crate) fn truncation(&self, to: Offset) -> Result<Item<'static>, TruncateError> {
         let state = self.0.state.borrow();
-        Item {
+        let end = state.log.place_of(to.min(state.marks.written().offset))?;
+        Ok(Item {
             topic_id: self.0.topic_id,
             partition: self.0.name.partition,
             kind: Kind::Truncated,
             leader_epoch: state.epoch,
-            base: to,
-            end: to,
-            segment: Offset::ZERO,
-            position: 0,
+            base: end.offset,
+            end: end.offset,
+            segment: end.segment,
+            position: end.position,
             bytes: &[],
-        }
+        })
     }
 
-    /// Cuts the log back to `to`; waits for what is cut fail. The caller has journalled it, and
-    /// runs a checkpoint.
-    pub(crate) fn truncate(&self, to: Offset) -> Result<(), TruncateError> {
+    /// Cuts the log back as `item`, which is in the journal, says; waits for what is cut fail. The
+    /// caller runs a checkpoint.
+    pub(crate) fn truncate(&self, item: &Item<'_>) -> Result<(), TruncateError> {
         let state = &mut *self.0.state.borrow_mut();
-        if to >= state.marks.written().offset {
+        let end = LogEnd { offset: item.end, segment: item.segment, position: item.position };
+        if end.offset >= state.marks.written().offset {
             return Ok(());
         }
-        let seen = to < state.marks.high().offset;
-        state.log.truncate(to, seen)?;
-        let end = state.log.end_at(to);
+        let seen = end.offset < state.marks.high().offset;
+        state.log.truncate(end, seen)?;
+        let end = state.log.end_at(end.offset);
         state.marks.truncate(end);
         state.file_end = earlier(state.file_end, end);
-        rebuild_producers(&state.log, &mut state.producers, to, self.0.core.io.timestamp())?;
+        let now = self.0.core.io.timestamp();
+        rebuild_producers(&state.log, &mut state.producers, end.offset, now)?;
         state.failures += 1;
-        state.failed_at.push_back(to);
+        state.failed_at.push_back(end.offset);
         state.waiters.wake_all();
         Ok(())
     }

@@ -254,11 +254,12 @@ impl<I: Io> Shard<I> {
             let spare = self.commit(crate::journal::entry::Entry::new()).await;
             let mut entry = spare;
             entry.clear();
-            entry.push(&partition.truncation(to), std::iter::empty());
+            let cut = partition.truncation(to)?;
+            entry.push(&cut, std::iter::empty());
             self.write_entry(&mut entry).await?;
             let synced = self.0.journal.borrow().sync();
             synced.await?;
-            partition.truncate(to)?;
+            partition.truncate(&cut)?;
         }
         self.checkpoint().await?;
         Ok(())

@@ -150,16 +150,15 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Makes `dir` if it is not there; whether it was not.
+/// Makes `dir` if it is not there; whether it was not. Its name is durable when this returns: the
+/// one who made it may have been killed before it was.
 async fn make_dir<I: Io>(io: &I, dir: &Path) -> io::Result<bool> {
-    if io.list(dir).is_ok() {
-        return Ok(false);
-    }
+    let is_new = io.list(dir).is_err();
     io.create_dir(dir)?;
     if let Some(parent) = dir.parent() {
         io.sync_dir(parent).await?;
     }
-    Ok(true)
+    Ok(is_new)
 }
 
 /// The directory's id, which is made with it.
@@ -291,7 +290,8 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
     if item.kind == Kind::Truncated {
         facts.floor = facts.floor.min(item.end);
         facts.recovery_point = facts.recovery_point.min(item.end);
-        return cut(io, &partition.dir, item.end);
+        facts.rewritten.insert(item.segment);
+        return cut(io, &partition.dir, item);
     }
     facts.floor = facts.floor.max(item.end);
     if item.kind == Kind::Bytes && item.end > facts.recovery_point && item.end > facts.log_start {
@@ -307,22 +307,22 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
     Ok(())
 }
 
-/// Cuts what lies at and past `end` off the segments in `dir`.
-fn cut<I: Io>(io: &I, dir: &Path, end: Offset) -> io::Result<()> {
-    let bases: BTreeSet<Offset> =
-        io.list(dir)?.iter().filter_map(|e| names::offset_of(&e.name, "log")).collect();
-    for base in bases {
-        let path = names::log(dir, base);
-        if base >= end && base > Offset::ZERO {
-            io.remove_file(&path)?;
-            names::remove_indexes(io, dir, base)?;
-            continue;
-        }
-        let file = io.open(&path, OpenMode::Write)?;
-        let mut heads = crate::log::scan::Heads::new(file.clone(), 0, file.len()?);
-        if let Ok(Some(found)) = heads.find(|h| h.next_offset() > end) {
-            file.set_len(found.position)?;
-            names::remove_indexes(io, dir, base)?;
+/// Cuts the segments in `dir` as they were cut, for that may not have come to the disk.
+fn cut<I: Io>(io: &I, dir: &Path, item: &Item<'_>) -> io::Result<()> {
+    for entry in io.list(dir)? {
+        match names::offset_of(&entry.name, "log") {
+            Some(base) if base > item.segment => {
+                io.remove_file(&dir.join(&entry.name))?;
+                names::remove_indexes(io, dir, base)?;
+            }
+            Some(base) if base == item.segment => {
+                let file = io.open(&dir.join(&entry.name), OpenMode::Write)?;
+                if file.len()? > u64::from(item.position) {
+                    file.set_len(u64::from(item.position))?;
+                }
+                names::remove_indexes(io, dir, base)?;
+            }
+            _ => {}
         }
     }
     Ok(())
