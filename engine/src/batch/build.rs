@@ -51,15 +51,15 @@ impl BatchBuilder {
         }
     }
 
-    /// Adds a record.
+    /// Adds a record; without a timestamp it has none ([`Timestamp::NONE`]).
     pub fn record(
         mut self,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: &[(&str, Option<&[u8]>)],
-        timestamp: Timestamp,
+        timestamp: impl Into<Option<Timestamp>>,
     ) -> Self {
-        self.add(key, value, headers, timestamp);
+        self.add(key, value, headers, timestamp.into().unwrap_or(Timestamp::NONE));
         self
     }
 

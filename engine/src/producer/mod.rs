@@ -22,8 +22,6 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use snapshot::SnapshotError;
-
 use crate::batch::Header;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use rustc_hash::FxHashMap;
@@ -303,10 +301,5 @@ impl Producers {
     pub(crate) fn clear(&mut self) {
         self.states.clear();
         self.undo.clear();
-    }
-
-    /// How many producers are known.
-    pub(crate) fn len(&self) -> usize {
-        self.states.len()
     }
 }

@@ -1,3 +1,4 @@
+use super::snapshot::SnapshotError;
 use super::*;
 use crate::batch::Batch;
 use proptest::prelude::*;
@@ -128,7 +129,7 @@ fn batches_without_a_producer_are_no_concern() {
     for _ in 0..3 {
         assert_eq!(p.send(&head(-1, -1, -1, 2)), Ok(Verdict::New));
     }
-    assert_eq!(p.producers.len(), 0);
+    assert_eq!(p.producers.states.len(), 0);
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn the_silent_are_forgotten_and_the_others_not() {
     p.append(&head(2, 0, 0, 1), Offset(1), Timestamp(101));
     p.mark_written();
     p.expire(Timestamp(1_100), 1_000);
-    assert_eq!(p.len(), 1);
+    assert_eq!(p.states.len(), 1);
     assert_eq!(p.check(&head(1, 0, 9, 1)), Ok(Verdict::New));
     assert!(p.check(&head(2, 0, 9, 1)).is_err());
 }
@@ -201,7 +202,7 @@ fn every_snapshot_fault_is_told_apart() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         assert!(Producers::decode(&bytes).is_err(), "bit {bit}");
     }
-    assert_eq!(Producers::decode(&Producers::new().encode()).unwrap().len(), 0);
+    assert_eq!(Producers::decode(&Producers::new().encode()).unwrap().states.len(), 0);
 }
 
 /// The contract, slowly: rows in the order of their appends, and when each producer last wrote.
