@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`error_code`] | Kafka's error codes |
 //! | [`api`] | the APIs, their versions: the one table |
-//! | [`cursor`] | reading primitives from a frame, bounded; [`View`](cursor::View)s of arrays |
+//! | [`cursor`] | reading primitives from a frame, bounded |
+//! | [`view`] | arrays read where they lie |
 //! | [`writer`] | writing primitives and frames, with holes for bytes sent from elsewhere |
 //! | [`messages`] | one module an API, with its `Request` and `Response` |
 //! | [`header`] | request and response headers; whole frames |
@@ -43,6 +44,7 @@ pub mod frame;
 pub mod header;
 pub mod messages;
 pub mod metadata_log;
+pub mod view;
 pub mod writer;
 
 pub use api::ApiKey;

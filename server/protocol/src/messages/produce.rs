@@ -8,9 +8,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::{LeaderIdAndEpoch, Message, NodeEndpoint, enter, error_code, i64_since, owned};
 use crate::api::ApiKey;
-use crate::cursor::{Cursor, DecodeError, Element, View, share};
+use crate::cursor::{Cursor, DecodeError, share};
 use crate::error_code::ErrorCode;
 use crate::header::{self, RequestHeader};
+use crate::view::{Element, View};
 use crate::writer::{Announced, EncodeError, Hole, Records, Writer};
 
 /// What a produce request says before its topics.
