@@ -7,7 +7,7 @@ use crate::client::{FetchRequest, FetchResponse};
 use crate::num;
 use crate::schedule::Schedule;
 use crate::stats::Counts;
-use crate::verify::{Expected, Findings, PartitionCheck};
+use crate::verify::{Findings, Knowledge, PartitionCheck};
 use crate::workload::Workload;
 use bytes::BytesMut;
 use std::collections::VecDeque;
@@ -49,8 +49,8 @@ pub(super) struct Assignment {
     pub(super) start: i64,
     /// up to this one.
     pub(super) end: i64,
-    /// What connections sent there.
-    pub(super) expected: Vec<Expected>,
+    /// What is known of it.
+    pub(super) knowledge: Knowledge,
 }
 
 /// A partition on its way.
@@ -258,7 +258,7 @@ impl Part {
             assignment.partition,
             assignment.start,
             plan.run,
-            &assignment.expected,
+            &assignment.knowledge,
         );
         let done = assignment.start >= assignment.end;
         Self { assignment, check, in_flight: false, done, progress_ns: 0 }

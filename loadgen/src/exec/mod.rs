@@ -22,7 +22,7 @@ use crate::num;
 use crate::stats::resources::{self, Resources, Thread};
 use crate::stats::{Collector, Handover, Recorder};
 use crate::verify::ledger::{Ledger, LedgerError};
-use crate::verify::{Expected, Findings};
+use crate::verify::{Expected, Findings, Knowledge};
 use crate::workload::Workload;
 use crate::workload::batch::ProducerSession;
 use crate::workload::codec::{Codec, CodecError};
@@ -157,6 +157,12 @@ pub struct Progress {
     pub bytes: u64,
 }
 
+/// Who wants to know how far a phase is.
+pub trait Watcher {
+    /// Shows it.
+    fn show(&self, progress: Progress);
+}
+
 /// Where and how phases run.
 pub struct Exec<'e> {
     /// The clock of the whole run.
@@ -169,8 +175,8 @@ pub struct Exec<'e> {
     pub stop: Arc<AtomicBool>,
     /// Whose CPU time is the server's.
     pub server: ServerMeter,
-    /// Called some times a second.
-    pub show: &'e dyn Fn(Progress),
+    /// Told some times a second how far it is.
+    pub line: &'e dyn Watcher,
 }
 
 /// What a phase did.
@@ -195,10 +201,19 @@ pub struct Done {
 pub struct Produced {
     /// What it did.
     pub done: Done,
-    /// What must be found, by partition.
-    pub expected: BTreeMap<u32, Vec<Expected>>,
+    /// What must be found.
+    pub known: Known,
     /// Connections that broke (with a ledger, where that is no failure).
     pub lost: u32,
+}
+
+/// What is known of a topic before it is read.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The run whose records are expected; `None`: that of the first record read.
+    pub run: Option<u64>,
+    /// By partition.
+    pub partitions: BTreeMap<u32, Knowledge>,
 }
 
 /// What a fetch phase found.
@@ -314,11 +329,12 @@ impl Exec<'_> {
                 expected.entry(partition).or_default().push(e);
             }
         }
-        Ok(Produced { done, expected, lost })
+        let partitions = expected.into_iter().map(|(p, e)| (p, Knowledge::Sent(e))).collect();
+        Ok(Produced { done, known: Known { run: Some(run), partitions }, lost })
     }
 
-    /// Fetches `target` from its first offsets to its last ones and checks it against `expected`
-    /// (empty: nothing is known). With a duration, starts again until the time is up.
+    /// Fetches `target` from its first offsets to its last ones and checks it against what is
+    /// known. With a duration, starts again until the time is up.
     ///
     /// # Errors
     /// Any [`ExecError`].
@@ -326,8 +342,7 @@ impl Exec<'_> {
         &self,
         workload: &Workload,
         target: &Target,
-        run: Option<u64>,
-        expected: &BTreeMap<u32, Vec<Expected>>,
+        known: &Known,
         duration_ns: Option<u64>,
     ) -> Result<Fetched, ExecError> {
         let version = Control::connect(target.bootstrap)?.versions().of(ApiKey::Fetch)?;
@@ -338,16 +353,16 @@ impl Exec<'_> {
             topic: &target.topic.name,
             bootstrap: target.bootstrap,
             version,
-            run,
+            run: known.run,
             repeat: duration_ns.is_some(),
             connections: u32::try_from(shares.len()).unwrap_or(u32::MAX),
-            seed: run.unwrap_or(0),
+            seed: known.run.unwrap_or(0),
         };
         let assignment = |partition: u32| {
             let at = num::index(u64::from(partition));
             let (start, end) = target.offsets.get(at).copied().unwrap_or_default();
-            let expected = expected.get(&partition).cloned().unwrap_or_default();
-            fetch::Assignment { partition, start, end, expected }
+            let knowledge = known.partitions.get(&partition).cloned().unwrap_or_default();
+            fetch::Assignment { partition, start, end, knowledge }
         };
         let lanes: Result<Vec<_>, _> = (0..)
             .zip(shares)
@@ -503,7 +518,7 @@ impl Exec<'_> {
                         progress.records += records;
                         progress.bytes += bytes;
                     }
-                    (self.show)(progress);
+                    self.line.show(progress);
                 }
             }
         }

@@ -169,7 +169,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::PartitionCheck;
+    use crate::verify::{Knowledge, PartitionCheck};
     use crate::workload::{Verify, codec::Codec};
     use kariz_protocol::messages::Message;
     use kariz_protocol::messages::produce::Request;
@@ -188,7 +188,7 @@ mod tests {
             let pool = Pool::new(9, 50, 64);
             let shape = FrameShape::new(9, "topic", -1, 1_000).unwrap();
             let mut slots = Slots::new(shape, &workload, &pool, 4);
-            let mut check = PartitionCheck::new(Verify::Full, 6, 0, Some(9), &[]);
+            let mut check = PartitionCheck::new(Verify::Full, 6, 0, Some(9), &Knowledge::Nothing);
             for n in 0..7_u64 {
                 let slot = usize::try_from(n % 3).unwrap();
                 let stamp = Stamp {

@@ -145,6 +145,18 @@ pub struct Expected {
     pub offsets: Offsets,
 }
 
+/// What is known beforehand of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Nothing: order and content are checked, but not the end.
+    #[default]
+    Nothing,
+    /// What was acknowledged. Anything else of the same run may be there, too.
+    Acked(Vec<Expected>),
+    /// What was sent, all of it.
+    Sent(Vec<Expected>),
+}
+
 /// One producer, as far as it was read.
 #[derive(Clone, Debug, Default)]
 struct Stream {
@@ -170,8 +182,10 @@ pub struct PartitionCheck {
     /// The run whose records are expected; `None`: that of the first record.
     run: Option<u64>,
     streams: Vec<Stream>,
-    /// Whether anything is known of what was sent.
-    informed: bool,
+    /// Whether it is known what must be there.
+    knows_acked: bool,
+    /// Whether it is known what may be there.
+    knows_sent: bool,
     next_offset: i64,
     pool: Option<Pool>,
     scratch: Vec<u8>,
@@ -180,22 +194,27 @@ pub struct PartitionCheck {
 }
 
 impl PartitionCheck {
-    /// Checks `partition` from `first_offset` on. `expected` says what connections of `run` sent
-    /// there; without it, order and content are checked, but not the end.
+    /// Checks `partition` from `first_offset` on. Without a `run`, all records must be of that of
+    /// the first one.
     #[must_use]
     pub fn new(
         level: Verify,
         partition: u32,
         first_offset: i64,
         run: Option<u64>,
-        expected: &[Expected],
+        knowledge: &Knowledge,
     ) -> Self {
+        let expected: &[Expected] = match knowledge {
+            Knowledge::Nothing => &[],
+            Knowledge::Acked(expected) | Knowledge::Sent(expected) => expected,
+        };
         let mut this = Self {
             level,
             partition,
             run,
             streams: Vec::new(),
-            informed: !expected.is_empty(),
+            knows_acked: *knowledge != Knowledge::Nothing,
+            knows_sent: matches!(knowledge, Knowledge::Sent(_)),
             next_offset: first_offset,
             pool: None,
             scratch: Vec::new(),
@@ -342,10 +361,10 @@ impl PartitionCheck {
                 format!("partition {partition}, offset {offset}: not the bytes that were sent")
             });
         }
-        let informed = self.informed;
+        let knows_sent = self.knows_sent;
         let Some(stream) = self.stream(identity.producer) else { return self.foreign(offset) };
         let beyond = stream.expected.sent.is_some_and(|sent| identity.sequence >= sent);
-        if beyond || (informed && !stream.known) {
+        if beyond || (knows_sent && !stream.known) {
             return self.foreign(offset);
         }
         if delta == 0 && !stream.is_at_its_place(identity.sequence, offset) {
@@ -433,7 +452,7 @@ impl PartitionCheck {
             return self.findings;
         }
         for (producer, stream) in self.streams.iter().enumerate() {
-            let acked = if self.informed { stream.expected.acked } else { stream.next };
+            let acked = if self.knows_acked { stream.expected.acked } else { stream.next };
             let holes = stream.holes.iter();
             let inside: u64 =
                 holes.map(|(first, end)| end.min(&acked).saturating_sub(*first)).sum();

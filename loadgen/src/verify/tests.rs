@@ -52,8 +52,12 @@ fn expected() -> Vec<Expected> {
         .collect()
 }
 
+fn sent_all(expected: &[Expected]) -> Knowledge {
+    Knowledge::Sent(expected.to_vec())
+}
+
 fn check(log: &[Vec<u8>], expected: &[Expected]) -> Findings {
-    let mut check = PartitionCheck::new(Verify::Full, 2, 0, Some(RUN), expected);
+    let mut check = PartitionCheck::new(Verify::Full, 2, 0, Some(RUN), &sent_all(expected));
     for batch in log {
         check.take(batch);
     }
@@ -148,7 +152,7 @@ fn records_of_others_are_found() {
     batches.push(batch(7, 0, Codec::None)); // no such connection
     let findings = check(&log(&batches), &expected());
     assert_eq!(counts(findings), Findings { foreign: 8, ..Findings::default() });
-    let mut elsewhere = PartitionCheck::new(Verify::Full, 3, 0, Some(RUN), &expected());
+    let mut elsewhere = PartitionCheck::new(Verify::Full, 3, 0, Some(RUN), &sent_all(&expected()));
     elsewhere.take(&log(&sent())[0]);
     assert_eq!(elsewhere.findings().foreign, 4);
 }
@@ -186,7 +190,7 @@ fn without_knowledge_order_and_content_are_still_checked() {
 }
 
 fn check_blind(log: &[Vec<u8>]) -> Findings {
-    let mut check = PartitionCheck::new(Verify::Full, 2, 0, None, &[]);
+    let mut check = PartitionCheck::new(Verify::Full, 2, 0, None, &Knowledge::Nothing);
     log.iter().for_each(|batch| check.take(batch));
     check.finish()
 }
@@ -206,9 +210,24 @@ fn acknowledged_runs_say_where_records_must_be() {
 }
 
 #[test]
+fn connections_that_were_never_acknowledged_may_have_been_stored() {
+    let acked = Expected { producer: 0, acked: 8, ..Expected::default() };
+    let batches = [batch(0, 0, Codec::None), batch(1, 0, Codec::None), batch(0, 4, Codec::None)];
+    let check = |knowledge: &Knowledge, batches: &[Vec<u8>]| {
+        let mut check = PartitionCheck::new(Verify::Full, 2, 0, Some(RUN), knowledge);
+        log(batches).iter().for_each(|batch| check.take(batch));
+        check.finish()
+    };
+    assert!(check(&Knowledge::Acked(vec![acked.clone()]), &batches).is_clean());
+    assert_eq!(check(&Knowledge::Sent(vec![acked.clone()]), &batches).foreign, 4);
+    assert_eq!(check(&Knowledge::Acked(vec![acked]), &batches[..2]).lost, 4);
+    assert!(check(&Knowledge::Acked(vec![]), &batches[2..]).is_clean());
+}
+
+#[test]
 fn a_response_that_starts_inside_a_batch_is_no_duplicate() {
     let log = log(&sent());
-    let mut check = PartitionCheck::new(Verify::Full, 2, 0, Some(RUN), &expected());
+    let mut check = PartitionCheck::new(Verify::Full, 2, 0, Some(RUN), &sent_all(&expected()));
     for pair in log.windows(2) {
         check.take(&pair.concat());
     }
@@ -219,7 +238,7 @@ fn a_response_that_starts_inside_a_batch_is_no_duplicate() {
 fn counting_alone_notices_a_missing_batch() {
     let log = log(&sent());
     for level in [Verify::Off, Verify::Batches] {
-        let mut check = PartitionCheck::new(level, 2, 0, Some(RUN), &expected());
+        let mut check = PartitionCheck::new(level, 2, 0, Some(RUN), &sent_all(&expected()));
         log[..9].iter().for_each(|batch| check.take(batch));
         assert_eq!(check.finish().lost, 4);
     }
@@ -233,7 +252,7 @@ proptest! {
         let at = at % log[which].len();
         prop_assume!(!(12..16).contains(&at));
         log[which][at] ^= 1 << bit;
-        let mut check = PartitionCheck::new(Verify::Full, 2, 0, Some(RUN), &expected());
+        let mut check = PartitionCheck::new(Verify::Full, 2, 0, Some(RUN), &sent_all(&expected()));
         check.take(&log.concat());
         prop_assert!(!check.finish().is_clean());
     }

@@ -1,0 +1,560 @@
+//! A whole run: target, warm-up, phases, clean-up, report.
+
+use crate::cli::{self, Cli, Mode, WarmUp};
+use crate::client::{self, ClientError, Control};
+use crate::clock::{Clock, nanos};
+use crate::embedded::{self, Embedded, EmbeddedError};
+use crate::exec::{self, Exec, ExecError, Known, Produced, ServerMeter, Target, cores};
+use crate::num;
+use crate::probe::{Machine, Probe, file_system};
+use crate::report::progress::Line;
+use crate::report::{
+    Kind, Phase, PlacementFacts, Report, SCHEMA, TargetFacts, TargetKind, Tool, Verdict, contract,
+    hlog, json, text,
+};
+use crate::verify::Knowledge;
+use crate::verify::ledger::{self, Ledger, LedgerError};
+use crate::workload::{Limits, Rate, Verify, Workload, WorkloadError};
+use kariz_protocol::ErrorCode;
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The longest warm-up that nobody asked for.
+const WARM_UP_NS_MAX: u64 = 10_000_000_000;
+
+/// The main job's: it has a minute for everything.
+const MAIN_WARM_UP_NS: u64 = 5_000_000_000;
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The flags contradict each other.
+    #[error("{0}")]
+    Usage(String),
+    /// The workload makes no sense.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+    /// The broker cannot be talked to.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A phase failed.
+    #[error("{phase}: {error}")]
+    Exec {
+        /// What was done.
+        phase: String,
+        /// What went wrong.
+        error: ExecError,
+    },
+    /// The embedded server failed.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A file or directory could not be written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Something of the process itself.
+    #[error("{what}: {error}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+impl JobError {
+    /// The process's exit code: 2 if other flags help, else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Workload(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// A directory that is removed when it is dropped.
+#[derive(Debug)]
+struct TemporaryDir(PathBuf);
+
+impl TemporaryDir {
+    fn create(path: PathBuf) -> Result<Self, JobError> {
+        match fs::create_dir_all(&path) {
+            Ok(()) => Ok(Self(path)),
+            Err(error) => Err(JobError::File { path, error }),
+        }
+    }
+}
+
+impl Drop for TemporaryDir {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("kariz-loadgen: {} is left behind: {error}", self.0.display());
+        }
+    }
+}
+
+/// Does what the command line says and returns the verdict; the report is printed and written.
+///
+/// # Errors
+/// Any [`JobError`].
+pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second time nothing is cleaned up: whoever insists has a reason.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| JobError::Process { what: "signals cannot be handled", error })?;
+    }
+    let clock = Clock::start();
+    let mut state = clock.unix_ns(0) ^ u64::from(std::process::id()) << 48;
+    let run = num::random(&mut state);
+    let host = Host::find(cli, run)?;
+    let mut job = Job {
+        cli,
+        clock,
+        stop,
+        run,
+        topics: 0,
+        bootstrap: host.address,
+        kind: host.kind,
+        load_cores: host.load_cores.clone(),
+        meter: host.meter(cli),
+        phases: Vec::new(),
+    };
+    let server_core = host.server_cores.first().copied().unwrap_or_else(|| {
+        // A broker elsewhere: the other end of this machine's own CPUs says most.
+        cores::available().first().copied().unwrap_or(0)
+    });
+    let load_core = host.load_cores.last().copied().unwrap_or(0);
+    let before = Probe::measure(server_core, load_core);
+    cores::pin(&host.load_cores)
+        .map_err(|error| JobError::Process { what: "this thread cannot be pinned", error })?;
+    let worked = job.work();
+    let phases = std::mem::take(&mut job.phases);
+    let after = Probe::measure(server_core, load_core);
+    let mut report = Report {
+        schema: SCHEMA.to_owned(),
+        id: format!("{run:016x}"),
+        started_unix_ns: clock.unix_ns(0),
+        tool: Tool::this(),
+        argv,
+        target: TargetFacts {
+            kind: host.kind,
+            address: host.address.to_string(),
+            server_cores: host.server_cores.clone(),
+            file_system: host.data.as_ref().and_then(|d| file_system(&d.0)),
+        },
+        machine: Machine::read(),
+        load_cores: host.load_cores.clone(),
+        placement: PlacementFacts { before, after },
+        phases,
+        verification: None,
+        invalid: Vec::new(),
+        verdict: Verdict::Pass,
+    };
+    host.stop()?;
+    worked?;
+    report.conclude(job.stop.load(Ordering::Relaxed));
+    publish(cli, &report)?;
+    Ok(report.verdict)
+}
+
+/// Prints the report and writes its files.
+fn publish(cli: &Cli, report: &Report) -> Result<(), JobError> {
+    let dir = cli.out.clone().unwrap_or_else(|| {
+        if Path::new("target").is_dir() {
+            PathBuf::from("target/kariz-loadgen")
+        } else {
+            PathBuf::from("kariz-loadgen-result")
+        }
+    });
+    fs::create_dir_all(&dir).map_err(|error| JobError::File { path: dir.clone(), error })?;
+    let file = |name: &str, write: &dyn Fn(&mut BufWriter<fs::File>) -> io::Result<()>| {
+        let path = dir.join(name);
+        let written = fs::File::create(&path).and_then(|file| {
+            let mut out = BufWriter::new(file);
+            write(&mut out)?;
+            out.flush()
+        });
+        written.map_err(|error| JobError::File { path, error })
+    };
+    file("result.json", &|out| json::write(report, out))?;
+    file("latency.hlog", &|out| hlog::write(report, out))?;
+    let mut out = io::stdout().lock();
+    let printed = match cli.format {
+        cli::Format::Json => json::write(report, &mut out),
+        cli::Format::Text => {
+            let text = text::render(report);
+            let files = format!("files      {}/{{result.json,latency.hlog}}\n", dir.display());
+            // The verdict stays the last line.
+            let at = text.rfind("verdict ").unwrap_or(text.len());
+            write!(out, "{}{files}{}", &text[..at], &text[at..])
+        }
+    };
+    // A closed pipe is not worth a failure: the files are there.
+    let _printed = printed;
+    Ok(())
+}
+
+/// Who is measured, and from where.
+struct Host {
+    kind: TargetKind,
+    address: SocketAddr,
+    server_cores: Vec<u32>,
+    load_cores: Vec<u32>,
+    // Before the directory: the server stops while its files are there.
+    embedded: Option<Embedded>,
+    data: Option<TemporaryDir>,
+}
+
+impl Host {
+    fn find(cli: &Cli, run: u64) -> Result<Self, JobError> {
+        let (server_half, load_half) = cores::halves(&cores::available());
+        if let Some(brokers) = &cli.brokers {
+            let kind = if cli.raw { TargetKind::Raw } else { TargetKind::Broker };
+            let first = brokers.split(',').next().unwrap_or(brokers);
+            return Ok(Self {
+                kind,
+                address: client::resolve(first)?,
+                server_cores: cli.server_cores.clone().map(|c| c.0).unwrap_or_default(),
+                load_cores: cli.cores.clone().map_or_else(cores::available, |c| c.0),
+                embedded: None,
+                data: None,
+            });
+        }
+        if cli.raw || matches!(cli.mode, Some(Mode::Fetch | Mode::Verify)) {
+            return Err(JobError::Usage("name the server to talk to with -b HOST:PORT".into()));
+        }
+        let load_cores = cli.cores.clone().map_or(load_half, |c| c.0);
+        let server_cores = cli.server_cores.clone().map_or(server_half, |c| c.0);
+        let parent = cli.data.clone().unwrap_or_else(|| {
+            let target = PathBuf::from("target");
+            if target.is_dir() { target } else { std::env::temp_dir() }
+        });
+        let data = TemporaryDir::create(parent.join(format!("kariz-loadgen-{run:016x}")))?;
+        let embedded = embedded::start(&data.0, &server_cores)?;
+        Ok(Self {
+            kind: TargetKind::Embedded,
+            address: embedded.bootstrap,
+            server_cores,
+            load_cores,
+            embedded: Some(embedded),
+            data: Some(data),
+        })
+    }
+
+    fn meter(&self, cli: &Cli) -> ServerMeter {
+        match cli.server_pid {
+            Some(pid) => ServerMeter::Process(pid),
+            None if self.kind == TargetKind::Embedded => ServerMeter::Rest,
+            None => ServerMeter::None,
+        }
+    }
+
+    fn stop(self) -> Result<(), JobError> {
+        let stopped = self.embedded.map_or(Ok(()), Embedded::stop);
+        drop(self.data);
+        Ok(stopped?)
+    }
+}
+
+/// A run under way.
+struct Job<'c> {
+    cli: &'c Cli,
+    clock: Clock,
+    stop: Arc<AtomicBool>,
+    run: u64,
+    /// Topics made so far: each has a number.
+    topics: u32,
+    bootstrap: SocketAddr,
+    kind: TargetKind,
+    load_cores: Vec<u32>,
+    meter: ServerMeter,
+    phases: Vec<Phase>,
+}
+
+/// A phase's outcome, with its name in the error.
+fn named<T>(workload: &Workload, what: &str, result: Result<T, ExecError>) -> Result<T, JobError> {
+    result.map_err(|error| JobError::Exec { phase: format!("{}, {what}", workload.name), error })
+}
+
+impl Job<'_> {
+    fn work(&mut self) -> Result<(), JobError> {
+        if self.cli.is_main_job() {
+            return self.main_job();
+        }
+        let mode = self.cli.mode();
+        for workload in self.cli.load.workloads(mode) {
+            workload.check()?;
+            match (mode, self.cli.raw) {
+                (Mode::Run, false) => self.run_workload(&workload)?,
+                (Mode::Produce, false) => self.produce_only(&workload)?,
+                (Mode::Fetch, false) => self.fetch_only(&workload)?,
+                (Mode::Verify, false) => self.verify_only(&workload)?,
+                (Mode::Run | Mode::Produce, true) => self.raw_produce(&workload)?,
+                (Mode::Fetch, true) => self.raw_fetch(&workload)?,
+                (Mode::Verify, true) => {
+                    return Err(JobError::Usage("a raw server has nothing to verify".into()));
+                }
+            }
+            if self.stopped() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn main_job(&mut self) -> Result<(), JobError> {
+        let workloads = cli::main_job(self.kind == TargetKind::Embedded);
+        for (i, workload) in workloads.iter().enumerate() {
+            if i == 0 {
+                self.warm_up(workload, MAIN_WARM_UP_NS)?;
+            }
+            self.one(workload)?;
+            if self.stopped() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn run_workload(&mut self, workload: &Workload) -> Result<(), JobError> {
+        match self.cli.load.warm_up.unwrap_or_default() {
+            WarmUp::Off => {}
+            WarmUp::Auto => self.warm_up(workload, WARM_UP_NS_MAX)?,
+            WarmUp::For(duration) => self.warm_up(workload, nanos(duration))?,
+        }
+        self.one(workload)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn control(&self) -> Result<Control, ClientError> {
+        Control::connect(self.bootstrap)
+    }
+
+    /// Writes about as much as the workload will, and deletes it: the first touch of memory and
+    /// of the page cache costs ten times what later ones do.
+    fn warm_up(&mut self, workload: &Workload, longest_ns: u64) -> Result<(), JobError> {
+        let duration_ns = workload.limits.duration_ns.unwrap_or(longest_ns).min(longest_ns);
+        let limits = Limits { duration_ns: Some(duration_ns), ..workload.limits };
+        let workload = Workload { limits, name: "warm-up".into(), ..workload.clone() };
+        let topic = self.new_topic();
+        let mut control = self.control()?;
+        self.create(&mut control, &topic, &workload)?;
+        let done = self.produce(&mut control, &topic, &workload, None).and_then(|produced| {
+            self.fetch(&mut control, &topic, &workload, &produced.known, None).map(drop)
+        });
+        control.delete_topic(&topic)?;
+        done
+    }
+
+    /// Produces to a topic, reads it back, deletes it.
+    fn one(&mut self, workload: &Workload) -> Result<(), JobError> {
+        let mut control = self.control()?;
+        let topic = self.cli.topic.clone().unwrap_or_else(|| self.new_topic());
+        self.create(&mut control, &topic, workload)?;
+        let done = self.produce_and_fetch(&mut control, &topic, workload);
+        if !self.cli.keep {
+            control.delete_topic(&topic)?;
+        }
+        done
+    }
+
+    fn produce_and_fetch(
+        &mut self,
+        control: &mut Control,
+        topic: &str,
+        workload: &Workload,
+    ) -> Result<(), JobError> {
+        let produced = self.produce(control, topic, workload, None)?;
+        let known = produced.known;
+        self.phase(Kind::Produce, workload, produced.done);
+        if self.stopped() {
+            return Ok(());
+        }
+        // The schedule is that of producing; reading back is as fast as it goes.
+        let back = Workload { rate: Rate::Max, ..workload.clone() };
+        let fetched = self.fetch(control, topic, &back, &known, None)?;
+        let phase = self.phase(Kind::Fetch, workload, fetched.done);
+        phase.requested_requests_per_s = None;
+        phase.verification = Some(fetched.findings);
+        Ok(())
+    }
+
+    fn produce_only(&mut self, workload: &Workload) -> Result<(), JobError> {
+        let mut control = self.control()?;
+        let topic = self.cli.topic.clone().unwrap_or_else(|| self.new_topic());
+        let made = match control.topic(&topic) {
+            Err(ClientError::Refused { error: ErrorCode::UnknownTopicOrPartition, .. }) => {
+                self.create(&mut control, &topic, workload)?;
+                true
+            }
+            Err(error) if !error.is_retriable() => return Err(error.into()),
+            _ => false,
+        };
+        let ledger = match &self.cli.ledger {
+            Some(_) if !made => {
+                return Err(JobError::Usage(format!(
+                    "topic {topic} exists: a ledger tells of a topic from its first record on"
+                )));
+            }
+            Some(path) => {
+                let ledger = Ledger::create(path, self.run, &topic, workload.partitions)?;
+                Some(Arc::new(ledger))
+            }
+            None => None,
+        };
+        let produced = self.produce(&mut control, &topic, workload, ledger)?;
+        let lost = produced.lost;
+        let phase = self.phase(Kind::Produce, workload, produced.done);
+        phase.lost_connections = lost;
+        phase.notes.push(format!("topic {topic} is kept"));
+        Ok(())
+    }
+
+    fn fetch_only(&mut self, workload: &Workload) -> Result<(), JobError> {
+        let Some(topic) = &self.cli.topic else {
+            return Err(JobError::Usage("name the topic to fetch with -t".into()));
+        };
+        let mut control = self.control()?;
+        let known = Known::default();
+        let duration_ns = self.cli.load.duration.map(nanos);
+        let fetched = self.fetch(&mut control, topic, workload, &known, duration_ns)?;
+        let findings = fetched.findings;
+        let phase = self.phase(Kind::Fetch, workload, fetched.done);
+        phase.verification = Some(findings).filter(|_| workload.verify != Verify::Off);
+        Ok(())
+    }
+
+    fn verify_only(&mut self, workload: &Workload) -> Result<(), JobError> {
+        let Some(path) = &self.cli.ledger else {
+            return Err(JobError::Usage("name the ledger to check against with --ledger".into()));
+        };
+        let read = ledger::read(path)?;
+        let all = (0..read.head.partitions).map(|p| {
+            let expected = read.expected.get(&p).cloned().unwrap_or_default();
+            (p, Knowledge::Acked(expected))
+        });
+        let known = Known { run: Some(read.head.run), partitions: all.collect() };
+        let mut control = self.control()?;
+        let workload = Workload {
+            partitions: read.head.partitions,
+            rate: Rate::Max,
+            verify: Verify::Full,
+            ..workload.clone()
+        };
+        let fetched = self.fetch(&mut control, &read.head.topic, &workload, &known, None)?;
+        self.phase(Kind::Fetch, &workload, fetched.done).verification = Some(fetched.findings);
+        Ok(())
+    }
+
+    fn raw_produce(&mut self, workload: &Workload) -> Result<(), JobError> {
+        let line = self.line(workload, "produce", true);
+        let done = self.exec(&line).raw_produce(workload, self.bootstrap, self.run);
+        line.clear();
+        let done = named(workload, "produce", done)?.done;
+        self.phase(Kind::RawProduce, workload, done);
+        Ok(())
+    }
+
+    fn raw_fetch(&mut self, workload: &Workload) -> Result<(), JobError> {
+        let line = self.line(workload, "fetch", true);
+        let done = self.exec(&line).raw_fetch(workload, self.bootstrap, self.run);
+        line.clear();
+        let done = named(workload, "fetch", done)?;
+        self.phase(Kind::RawFetch, workload, done);
+        Ok(())
+    }
+
+    fn new_topic(&mut self) -> String {
+        self.topics += 1;
+        format!("kariz-loadgen-{:016x}-{}", self.run, self.topics)
+    }
+
+    fn create(
+        &self,
+        control: &mut Control,
+        topic: &str,
+        workload: &Workload,
+    ) -> Result<(), ClientError> {
+        let w = workload;
+        control.create_topic(topic, w.partitions, w.replication_factor, &w.topic_config)
+    }
+
+    fn produce(
+        &self,
+        control: &mut Control,
+        topic: &str,
+        workload: &Workload,
+        ledger: Option<Arc<Ledger>>,
+    ) -> Result<Produced, JobError> {
+        let target: Target = exec::target(control, topic, None)?;
+        let line = self.line(workload, "produce", true);
+        let done = self.exec(&line).produce(workload, &target, self.run, ledger);
+        line.clear();
+        named(workload, "produce", done)
+    }
+
+    fn fetch(
+        &self,
+        control: &mut Control,
+        topic: &str,
+        workload: &Workload,
+        known: &Known,
+        duration_ns: Option<u64>,
+    ) -> Result<exec::Fetched, JobError> {
+        let target = exec::target(control, topic, None)?;
+        let line = self.line(workload, "fetch", duration_ns.is_some());
+        let done = self.exec(&line).fetch(workload, &target, known, duration_ns);
+        line.clear();
+        named(workload, "fetch", done)
+    }
+
+    fn line(&self, workload: &Workload, what: &str, timed: bool) -> Line {
+        let limits = workload.limits;
+        let bytes = limits.bytes.or(limits.records.map(|n| n * u64::from(workload.record_bytes)));
+        let duration_ns = limits.duration_ns.filter(|_| timed);
+        Line::new(&format!("{}: {what}", workload.name), duration_ns, bytes, self.cli.quiet)
+    }
+
+    fn exec<'e>(&self, line: &'e Line) -> Exec<'e> {
+        Exec {
+            clock: self.clock,
+            cores: self.load_cores.clone(),
+            // On a single core, looking for work takes time from whoever does it.
+            spin: !self.cli.sleep && cores::available().len() > 1,
+            stop: Arc::clone(&self.stop),
+            server: self.meter,
+            line,
+        }
+    }
+
+    fn phase(&mut self, kind: Kind, workload: &Workload, done: exec::Done) -> &mut Phase {
+        // A fetch is a closed loop even where producing was not.
+        let shown = match kind {
+            Kind::Fetch if self.cli.mode() == Mode::Run => {
+                Workload { rate: Rate::Max, ..workload.clone() }
+            }
+            _ => workload.clone(),
+        };
+        let phase = Phase::new(kind, &shown, contract(self.kind, workload), done);
+        self.phases.push(phase);
+        let last = self.phases.len() - 1;
+        &mut self.phases[last]
+    }
+}
