@@ -47,13 +47,13 @@ const LOAD_BYTES: usize = 128 * 1024;
 pub(super) struct Sizes {
     /// Receive buffers, a power of two. 128 of 64 KiB: 8 MiB a core.
     pub(super) buffers: u16,
-    /// Whether to try if the kernel can limit a receive.
-    pub(super) limits_receive: bool,
+    /// Whether to use what only newer kernels have, if this one does.
+    pub(super) modern: bool,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { buffers: 128, limits_receive: true }
+        Self { buffers: 128, modern: true }
     }
 }
 
@@ -89,7 +89,7 @@ impl Ring {
     /// What the kernel refused, and what to do about it.
     pub(super) fn new(sizes: Sizes, core: Option<usize>) -> io::Result<Self> {
         let pool = Pool::new(sizes.buffers)?;
-        let uring = build().map_err(|e| refused("io_uring_setup", e))?;
+        let uring = build(sizes.modern).map_err(|e| refused("io_uring_setup", e))?;
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let submitter = uring.submitter();
         submitter
@@ -116,7 +116,7 @@ impl Ring {
             pump: RefCell::default(),
             eventfd: Arc::new(eventfd),
             generation: Cell::new(0),
-            limits_receive: Cell::new(sizes.limits_receive),
+            limits_receive: Cell::new(sizes.modern),
             shut: Cell::new(false),
         })
     }
@@ -451,16 +451,16 @@ impl Drop for Home {
     }
 }
 
-/// A ring with all that the kernel offers; before Linux 6.1 without the deferral of its work to
-/// our turns.
-fn build() -> io::Result<IoUring> {
+/// A ring; from Linux 6.1 on one that defers its work to our turns, if `modern`.
+fn build(modern: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.setup_clamp().setup_cqsize(COMPLETIONS).setup_submit_all();
     let plain = builder.clone();
     builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    match builder.build(SUBMISSIONS) {
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => plain.build(SUBMISSIONS),
-        built => built,
+    match modern.then(|| builder.build(SUBMISSIONS)) {
+        Some(Err(e)) if e.raw_os_error() == Some(libc::EINVAL) => plain.build(SUBMISSIONS),
+        Some(built) => built,
+        None => plain.build(SUBMISSIONS),
     }
 }
 
