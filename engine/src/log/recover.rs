@@ -140,7 +140,11 @@ pub(crate) async fn recover<I: Io>(
                 Action::Fence => {
                     fence = Some(format!("no records from {expected} to {base}"));
                 }
-                _ => cut_bytes += move_aside(io, dir, base, 0).await?,
+                _ => {
+                    cut_bytes += move_aside(io, dir, base, 0).await?;
+                    io.remove_file(&names::log(dir, base))?;
+                    names::remove_indexes(io, dir, base)?;
+                }
             }
             if fence.is_some() {
                 break;
@@ -200,13 +204,8 @@ async fn move_aside<I: Io>(io: &I, dir: &Path, base: Offset, position: u64) -> i
             }
         }
     }
-    if position == 0 {
-        io.remove_file(&path)?;
-        names::remove_indexes(io, dir, base)?;
-    } else {
-        file.set_len(position)?;
-        file.sync().await?;
-    }
+    file.set_len(position)?;
+    file.sync().await?;
     Ok(bytes)
 }
 

@@ -145,7 +145,15 @@ impl<I: Io> Shard<I> {
             return Err(CreateError::Exists(name.clone()));
         }
         let failed = |source| CreateError::Io { partition: name.clone(), source };
-        let log = self.create_log(name, topic_id, &config).await.map_err(failed)?;
+        let log = match self.create_log(name, topic_id, &config).await {
+            Ok(log) => log,
+            Err(error) => {
+                // After a failed sync its names read back and are not durable: a later start must
+                // not take them for a partition. What cannot be removed is refused there.
+                let _best_effort = self.io().remove_dir(&self.0.settings.dir.join(name.to_string()));
+                return Err(failed(error));
+            }
+        };
         let opened = Opened {
             log,
             start: Offset::ZERO,

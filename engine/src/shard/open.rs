@@ -19,7 +19,7 @@ use crate::producer::Producers;
 use crate::types::{Offset, ShardId, TopicId, TopicPartition};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
