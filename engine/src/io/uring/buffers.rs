@@ -62,7 +62,7 @@ pub(super) struct Pool {
 /// What lent chunks keep alive.
 struct Shared {
     memory: Mapping,
-    /// Buffers whose chunk was dropped, on whatever thread, since the last [`Pool::reclaim`].
+    /// Buffers whose chunk was dropped, on whatever thread, since the last [`Pool::refill`].
     returned: Mutex<Vec<u16>>,
 }
 

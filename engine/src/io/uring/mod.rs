@@ -1,9 +1,11 @@
 //! Production: one pinned thread a core.
 //!
-//! The runtime (tasks, timers) is tokio-uring's. Disk and network go through a second, private
-//! [`ring`], set up for one thread (`SINGLE_ISSUER`, `DEFER_TASKRUN`): its pump is a task that
-//! the ring's eventfd wakes. What the kernel does at once (a `pwrite` into the page cache, a
-//! `sendfile` to a socket with room) is a plain system call and not the ring's.
+//! The runtime (tasks, timers) is tokio-uring's. What must wait for disk or network goes through
+//! a second, private ring, set up for one thread (`SINGLE_ISSUER`, `DEFER_TASKRUN`): its pump is
+//! a task that the ring's eventfd wakes. What the kernel does at once (a `pwrite` into the page
+//! cache, a `sendfile` to a socket with room) is a plain system call and not the ring's.
+//!
+//! Needs Linux 6.0; uses what 6.1 (deferred work) and 6.17 (limited receives) have more.
 
 #![allow(unsafe_code)] // the one place in the project: each block proves its one operation
 
@@ -104,7 +106,7 @@ impl Uring {
                 main: RefCell::default(),
             }),
         };
-        let outcome = runtime.block_on(io.clone().main(f(io)));
+        let outcome = runtime.block_on(io.main(f));
         drop(runtime);
         match outcome {
             Ok(done) => Ok(done),
@@ -113,11 +115,14 @@ impl Uring {
         }
     }
 
-    /// Runs `main` until it ends or the core fails.
-    async fn main<T>(self, main: impl Future<Output = T>) -> Result<T, Failure> {
+    /// Runs `f` until it ends or the core fails.
+    async fn main<T, F>(self, f: impl FnOnce(Self) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = T>,
+    {
         let (pumped, ring) = (self.clone(), Rc::clone(&self.core.ring));
         self.spawn(async move { pumped.core.fail(Failure::Ring(pump(ring).await)) });
-        let mut main = pin!(main);
+        let mut main = pin!(f(self.clone()));
         poll_fn(|cx| {
             if let Some(failure) = self.core.failure.take() {
                 return Poll::Ready(Err(failure));

@@ -1,7 +1,7 @@
 //! The core's own ring: operations in flight, their submission, their completion.
 //!
 //! A turn ([`Ring::turn`]) submits all that was started since the last one and completes all that
-//! is done, with one system call. The pump ([`pump`]) runs a turn whenever there is something to
+//! is done, with one system call. The pump ([`super::pump::pump`]) runs a turn whenever there is something to
 //! do, behind the tasks that are already ready, so that what they start goes down together.
 //!
 //! **Invariant:** whatever an operation touches (descriptor, memory) is owned by its slot in the

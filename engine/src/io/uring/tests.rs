@@ -490,6 +490,16 @@ fn tasks_run_in_the_order_they_were_woken() {
 }
 
 #[test]
+fn tasks_can_be_spawned_before_the_main_future_runs() {
+    Uring::run(None, |io| {
+        let (done, result) = tokio::sync::oneshot::channel();
+        io.spawn(async { done.send(7).unwrap() });
+        async { assert_eq!(result.await.unwrap(), 7) }
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_tasks_panic_goes_on_in_run() {
     let caught = catch_unwind(|| {
         Uring::run(None, async |io| {
