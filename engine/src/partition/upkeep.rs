@@ -111,20 +111,24 @@ impl<I: Io> Partition<I> {
 
     /// Brings the caches on disk up to date, and says what a checkpoint must sync; `None` if all
     /// is durable in the partition's own files.
-    pub(crate) fn begin_checkpoint(&self) -> io::Result<Option<Checkpointed<I>>> {
+    pub(crate) fn begin_checkpoint(&self) -> Option<Checkpointed<I>> {
         let state = &mut *self.0.state.borrow_mut();
         if !matches!(state.health, Health::Good) || !state.log.is_dirty() {
-            return Ok(None);
+            return None;
         }
-        state.log.save_indexes()?;
         let dir = state.log.dir().to_owned();
-        if state.staging.is_none() {
-            self.save_producers(state, &dir)?;
+        let saved = state.log.save_indexes().and_then(|()| match state.staging {
+            None => self.save_producers(state, &dir),
+            Some(_) => Ok(()),
+        });
+        // They can be rebuilt; the log must be synced all the same.
+        if let Err(error) = saved {
+            self.warn(&format!("its indexes and producers were not saved: {error}"));
         }
         let epochs = state.log.take_changed_epochs().map(|text| (dir, text));
         let (end, files) = (state.marks.written(), state.log.unsynced());
         let failures = state.failures;
-        Ok(Some(Checkpointed { partition: self.clone(), end, files, epochs, failures }))
+        Some(Checkpointed { partition: self.clone(), end, files, epochs, failures })
     }
 
     fn save_producers(&self, state: &mut super::State<I>, dir: &std::path::Path) -> io::Result<()> {

@@ -47,14 +47,8 @@ impl<I: Io> Shard<I> {
         let end = self.0.journal.borrow().end();
         core.unsynced_bytes.set(0);
         for some in self.partitions().chunks(SYNCS_AT_ONCE) {
-            let mut begun = Vec::new();
-            for partition in some {
-                match partition.begin_checkpoint() {
-                    Ok(share) => begun.extend(share),
-                    Err(error) => partition.warn(&format!("its caches were not saved: {error}")),
-                }
-            }
-            for done in join_all(begun.into_iter().map(|share| share.run())).await {
+            let begun = some.iter().filter_map(|partition| partition.begin_checkpoint());
+            for done in join_all(begun.map(|share| share.run())).await {
                 // A partition that failed has said so, and keeps the journal from being freed.
                 core.metrics.syncs.add(done.unwrap_or(0));
             }
