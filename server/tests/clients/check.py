@@ -69,7 +69,8 @@ def segments(data, topic, partitions, codec, idempotent, ends):
         for path in sorted((homes[0] / name).glob("*.log")):
             if int(path.stem) != offset:
                 raise Violation(f"{path}: starts at {int(path.stem)}, the one before ends at {offset}")
-            for where, batch in batches(path):
+            for at, batch in batches(path):
+                where = f"{path} byte {at}"
                 base, _, _, magic, _, attributes, last, _, _, producer, epoch, sequence, count = batch
                 if base != offset or magic != 2 or last + 1 != count:
                     raise Violation(f"{where}: base {base} (expected {offset}), magic {magic}, "
@@ -89,7 +90,7 @@ def segments(data, topic, partitions, codec, idempotent, ends):
 
 
 def batches(path: pathlib.Path):
-    """Yields (place, header fields) for each batch of a segment; every byte must belong to one."""
+    """Yields (position, header fields) of each batch of a segment; every byte must be of one."""
     bytes_ = path.read_bytes()
     at = 0
     while at < len(bytes_):
@@ -102,5 +103,5 @@ def batches(path: pathlib.Path):
             raise Violation(f"{where}: batch length {header[1]}, file length {len(bytes_)}")
         if (header[5] & 7) >= len(CODECS):
             raise Violation(f"{where}: codec {header[5] & 7}")
-        yield where, header
+        yield at, header
         at = end
