@@ -17,6 +17,9 @@ use crate::types::{Offset, Timestamp};
 use std::io;
 use std::path::Path;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of an entry of the offset index.
 pub(crate) const ENTRY_BYTES: usize = 8;
 /// Bytes of an entry of the time index.
@@ -85,8 +88,12 @@ impl Index {
         let mut index = Self::new(base, interval_bytes);
         for bytes in entries.chunks_exact(ENTRY_BYTES) {
             let entry = Entry::decode(bytes)?;
-            let after = index.entries.last();
-            if after.is_some_and(|a| entry.last <= a.last || entry.position <= a.position) {
+            // Not even the first entry names the first byte: `interval_bytes` lie before it. So
+            // zeros, which a crash can leave, are no entry anywhere.
+            let after = index.entries.last().copied().unwrap_or(Entry { last: 0, position: 0 });
+            let rises = entry.position > after.position
+                && (entry.last > after.last || index.entries.is_empty());
+            if !rises {
                 return None;
             }
             if base.plus(i64::from(entry.last)) >= end || u64::from(entry.position) >= position {
@@ -96,8 +103,7 @@ impl Index {
         }
         for bytes in times.chunks_exact(TIME_ENTRY_BYTES) {
             let entry = TimeEntry::decode(bytes)?;
-            let after = index.times.last();
-            if after.is_some_and(|a| entry.last <= a.last || entry.timestamp <= a.timestamp) {
+            if entry.is_zero() || index.times.last().is_some_and(|before| !before.rises_to(entry)) {
                 return None;
             }
             if base.plus(i64::from(entry.last)) >= end {
@@ -112,7 +118,8 @@ impl Index {
     }
 
     /// Notes the batch of `bytes` from `position` to offset `last`: at most one entry every
-    /// `index.interval.bytes`.
+    /// `index.interval.bytes`. The batch of the last entry may be noted again, as a scan that
+    /// starts there does: for its timestamp, which the time index may have lost.
     pub(crate) fn note(
         &mut self,
         last: Offset,
@@ -123,6 +130,10 @@ impl Index {
         let last = self.relative(last);
         if self.latest.timestamp < max_timestamp {
             self.latest = TimeEntry { timestamp: max_timestamp, last };
+        }
+        if self.entries.last().is_some_and(|e| e.last == last) {
+            self.since_bytes = bytes;
+            return;
         }
         if self.since_bytes > self.interval_bytes {
             debug_assert!(self.entries.last().is_none_or(|e| e.last < last)); // pair: `lookup`
@@ -227,6 +238,16 @@ impl Entry {
 }
 
 impl TimeEntry {
+    /// Zeros are what a crash can leave. The only entry that they could be, a record of 1970 at
+    /// the segment's first offset, is never worth more than a scan.
+    fn is_zero(self) -> bool {
+        self == Self { timestamp: Timestamp(0), last: 0 }
+    }
+
+    fn rises_to(self, next: Self) -> bool {
+        self.last < next.last && self.timestamp < next.timestamp
+    }
+
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (timestamp, rest) = bytes.split_first_chunk()?;
         let (last, _) = rest.split_first_chunk()?;
@@ -278,10 +299,20 @@ pub(crate) fn lookup_time_in_file<F: File>(
     after.checked_sub(1).map_or(Ok(base), |i| Ok(base.plus(i64::from(time_entry(file, i)?.last))))
 }
 
-/// The largest timestamp that the time index in `file` knows.
+/// The largest timestamp that the time index in `file` knows; [`Timestamp::NONE`] if its end is not
+/// what an index ends in. Retention goes by this, so what is not known must not look old.
 pub(crate) fn max_timestamp_in_file<F: File>(file: &F) -> io::Result<Timestamp> {
-    let count = num::index(file.len()?) / TIME_ENTRY_BYTES;
-    count.checked_sub(1).map_or(Ok(Timestamp::NONE), |i| Ok(time_entry(file, i)?.timestamp))
+    let bytes = num::index(file.len()?);
+    let (count, odd) = (bytes / TIME_ENTRY_BYTES, bytes % TIME_ENTRY_BYTES);
+    let Some(i) = count.checked_sub(1).filter(|_| odd == 0) else {
+        return Ok(Timestamp::NONE);
+    };
+    let last = time_entry(file, i)?;
+    let rises = match i.checked_sub(1) {
+        Some(before) => time_entry(file, before)?.rises_to(last),
+        None => !last.is_zero(),
+    };
+    Ok(if rises { last.timestamp } else { Timestamp::NONE })
 }
 
 fn time_entry<F: File>(file: &F, i: usize) -> io::Result<TimeEntry> {
