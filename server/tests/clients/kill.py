@@ -32,7 +32,7 @@ def main():
     options = argparse.ArgumentParser(description="kill -9 under real clients.")
     options.add_argument("clients", nargs="*", metavar="CLIENT",
                          help="of " + " ".join(c.name for c in IDEMPOTENT) + " (default: all)")
-    options.add_argument("--records", type=int, default=300_000)
+    options.add_argument("--records", type=int, default=200_000)
     options.add_argument("--kills", type=int, default=3)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--fail-fast", action="store_true", help="end at the first failure")
