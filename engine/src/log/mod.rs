@@ -355,6 +355,12 @@ impl<I: Io> Log<I> {
         active.bytes = cut;
         active.allocated = cut;
         active.index.truncate(end.offset, end.position);
+        // The batches behind the last entry that is left: their timestamps, and the way to the next.
+        let from = u64::from(active.index.lookup(end.offset));
+        let mut heads = Heads::new(active.file.clone(), from, cut);
+        while let Some(found) = heads.next()? {
+            note(&mut active.index, &found);
+        }
         self.epochs_dirty |= self.epochs.truncate_from_end(end.offset);
         self.mark_dirty();
         if seen && self.active.bytes > 0 {
@@ -459,6 +465,13 @@ impl<F: File> Active<F> {
             begun: None,
         })
     }
+}
+
+/// Notes a batch that was found in a file.
+fn note(index: &mut Index, found: &scan::Found) {
+    let (position, bytes) =
+        (num::u32_of(num::index(found.position)), num::u32_of(num::index(found.bytes)));
+    index.note(found.header.last_offset(), found.header.max_timestamp(), position, bytes);
 }
 
 /// Writes all of `staging` at `at`, continuing short writes.

@@ -154,9 +154,7 @@ pub(crate) fn rebuild_index<F: File>(
     let mut index = Index::new(base, limits.index_interval_bytes);
     let mut heads = Heads::new(file.clone(), 0, bytes);
     while let Some(found) = heads.next()? {
-        let (position, bytes) =
-            (num::u32_of(num::index(found.position)), num::u32_of(num::index(found.bytes)));
-        index.note(found.header.last_offset(), found.header.max_timestamp(), position, bytes);
+        super::note(&mut index, &found);
     }
     Ok(index)
 }

@@ -254,9 +254,7 @@ impl<F> Scanned<F> {
     fn keep(&mut self, header: &Header, bytes: u64, facts: &Facts) {
         let (position, size) =
             (num::u32_of(num::index(self.bytes)), num::u32_of(num::index(bytes)));
-        if !self.index.knows(header.last_offset()) {
-            self.index.note(header.last_offset(), header.max_timestamp(), position, size);
-        }
+        self.index.note(header.last_offset(), header.max_timestamp(), position, size);
         if header.next_offset() > facts.floor {
             self.above_floor.get_or_insert(self.bytes);
         }

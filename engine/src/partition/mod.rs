@@ -326,7 +326,7 @@ impl<I: Io> Partition<I> {
             StagedBatch { last_offset: last, max_timestamp: head.max_timestamp(), bytes: num::u32_of(bytes) };
         staging.push(&head.to_bytes(), batch.wire(), staged);
         let is_large = staging.bytes() >= STAGED_BYTES_MAX;
-        state.producers.append(header, base, now);
+        state.producers.append(&head, base, now);
         state.marks.stage(end);
         inner.core.metrics.appends.add(1);
         inner.core.metrics.append_bytes.add(bytes as u64);
