@@ -306,11 +306,10 @@ pub fn main_job(embedded: bool) -> Vec<Workload> {
         ..Workload::default()
     };
     let acks = [1, 16, 64].map(|connections| Workload {
-        name: format!(
-            "acks=all, {connections} connection{} on a partition of {} own",
-            if connections == 1 { "" } else { "s" },
-            if connections == 1 { "its" } else { "their" },
-        ),
+        name: match connections {
+            1 => "acks=all, alone".into(),
+            n => format!("acks=all, {n} at once, each on a partition of its own"),
+        },
         connections,
         partitions: connections,
         depth: 1,

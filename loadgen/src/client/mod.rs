@@ -317,7 +317,11 @@ impl Control {
     /// Any [`ClientError`]; a retriable `Refused` while a partition has no leader.
     pub fn topic(&mut self, name: &str) -> Result<Topic, ClientError> {
         let topic = metadata::TopicRequest { name: Some(name.into()), ..Default::default() };
-        let request = metadata::Request { topics: Some(vec![topic]), ..Default::default() };
+        let request = metadata::Request {
+            topics: Some(vec![topic]),
+            allow_auto_topic_creation: false,
+            ..Default::default()
+        };
         let answer = self.call(&request)?;
         let what = || format!("topic {name}");
         let unknown = || ClientError::refused(what(), ErrorCode::UnknownTopicOrPartition, None);
@@ -375,11 +379,21 @@ impl Control {
         }
     }
 
-    /// A new producer id and its epoch.
+    /// A new producer id and its epoch; waits while the broker is not ready to give one.
     ///
     /// # Errors
     /// Any [`ClientError`].
     pub fn init_producer_id(&mut self) -> Result<(i64, i16), ClientError> {
+        let mut backoff = Backoff::new(CONTROL_TIMEOUT);
+        loop {
+            match self.try_init_producer_id() {
+                Err(error) if error.is_retriable() && backoff.wait() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_init_producer_id(&mut self) -> Result<(i64, i16), ClientError> {
         let request = init_producer_id::Request {
             transactional_id: None,
             transaction_timeout_ms: timeout_ms(),

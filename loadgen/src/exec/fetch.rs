@@ -1,8 +1,9 @@
 //! A connection that fetches its partitions from their first offset on and checks what comes.
 
+use super::ExecError;
+use super::share::leader_of;
 use super::wire::{self, Filled, Inbox};
 use super::worker::{Lane, Sent, Turn};
-use super::{ExecError, leader_of};
 use crate::client::{FetchRequest, FetchResponse};
 use crate::num;
 use crate::schedule::Schedule;

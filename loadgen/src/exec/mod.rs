@@ -6,28 +6,33 @@
 //! | `produce`, `fetch`, `raw` | the three kinds of lane |
 //! | `slots` | prepared requests |
 //! | `wire` | non-blocking sockets |
+//! | `share` | lanes to threads, partitions to connections |
 //! | `cores` | which CPUs there are, pinning |
 
 pub mod cores;
+mod error;
 mod fetch;
 mod produce;
 mod raw;
+mod share;
 mod slots;
 mod wire;
 mod worker;
+
+pub use error::ExecError;
 
 use crate::client::{self, ClientError, Control, FrameShape, Topic};
 use crate::clock::Clock;
 use crate::num;
 use crate::stats::resources::{self, Resources, Thread};
 use crate::stats::{Collector, Handover, Recorder};
-use crate::verify::ledger::{Ledger, LedgerError};
+use crate::verify::ledger::Ledger;
 use crate::verify::{Expected, Findings, Knowledge};
-use crate::workload::Workload;
 use crate::workload::batch::ProducerSession;
-use crate::workload::codec::{Codec, CodecError};
 use crate::workload::value::{IDENTITY_BYTES, Pool};
-use kariz_protocol::{ApiKey, ErrorCode};
+use crate::workload::{Acks, Workload};
+use kariz_protocol::ApiKey;
+use share::{deal, share_out};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -41,86 +46,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// From "all threads are ready" to the start of the clock.
 const START_DELAY_NS: u64 = 5_000_000;
-
-/// Why a phase could not be run to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// Before or beside the load: asking a broker for something.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// No connection.
-    #[error("no connection to {address}: {source}")]
-    Connect {
-        /// Where to.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A connection broke.
-    #[error("a connection broke under load: {source}")]
-    Lost {
-        /// What the system says.
-        source: io::Error,
-    },
-    /// An answer of impossible length.
-    #[error("an answer of {0} B was announced")]
-    Frame(i32),
-    /// An answer to another request than the oldest.
-    #[error("request {found} was answered where the answer to {expected} was due")]
-    Correlation {
-        /// The oldest request.
-        expected: i32,
-        /// The one answered.
-        found: i32,
-    },
-    /// An answer to nothing.
-    #[error("an answer to request {0} came, and none is waited for")]
-    Unasked(i32),
-    /// The broker refused.
-    #[error("the broker refused a request: {error} {message}")]
-    Refused {
-        /// Kafka's code.
-        error: ErrorCode,
-        /// The broker's words.
-        message: String,
-    },
-    /// The broker refused again and again.
-    #[error("a request was still refused after {0} attempts")]
-    Retries(u32),
-    /// No answer.
-    #[error("no answer within {seconds} s from {}", address.map_or("?".into(), |a| a.to_string()))]
-    NoAnswer {
-        /// Who does not answer.
-        address: Option<SocketAddr>,
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// The partitions of one connection are now led by different brokers.
-    #[error("the partitions of a connection have moved to different brokers: run it again")]
-    MovedApart,
-    /// Compression failed.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    /// Compression made records much larger.
-    #[error("{0:?} made a batch larger by more than an eighth")]
-    Incompressible(Codec),
-    /// The ledger cannot be written.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The system refused something of the loop.
-    #[error("the event loop failed: {0}")]
-    Poll(#[from] rustix::io::Errno),
-    /// A thread could not be started or pinned.
-    #[error("a load thread could not be started: {0}")]
-    Thread(io::Error),
-}
-
-impl ExecError {
-    /// Whether it says that the broker, or the way to it, is gone.
-    fn is_loss(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Connect { .. } | Self::Refused { .. })
-    }
-}
 
 /// Whose CPU time counts as the server's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -362,6 +287,14 @@ impl Exec<'_> {
             let at = num::index(u64::from(partition));
             let (start, end) = target.offsets.get(at).copied().unwrap_or_default();
             let knowledge = known.partitions.get(&partition).cloned().unwrap_or_default();
+            // What nobody acknowledged may still be on its way: it is waited for.
+            let end = match &knowledge {
+                Knowledge::Sent(expected) if workload.acks == Acks::None => {
+                    let sent: u64 = expected.iter().map(|e| e.acked).sum();
+                    end.max(start.saturating_add_unsigned(sent))
+                }
+                _ => end,
+            };
             fetch::Assignment { partition, start, end, knowledge }
         };
         let lanes: Result<Vec<_>, _> = (0..)
@@ -552,53 +485,6 @@ fn load_thread<L: Lane>(
     Ok((thread, ran.last_answer_ns))
 }
 
-/// Deals lanes out to `threads`, as evenly as it goes; no thread is without one.
-fn deal<L>(lanes: Vec<L>, threads: usize) -> Vec<Vec<L>> {
-    let threads = threads.min(lanes.len()).max(1);
-    let mut shares: Vec<Vec<L>> = (0..threads).map(|_| Vec::new()).collect();
-    for (i, lane) in lanes.into_iter().enumerate() {
-        shares[i % threads].push(lane);
-    }
-    shares
-}
-
-/// Which connection serves which partitions: each connection goes to one leader, and each
-/// partition has at least one connection. More leaders than connections add connections.
-fn share_out(leaders: &[SocketAddr], connections: u32) -> Vec<(SocketAddr, Vec<u32>)> {
-    let mut by_leader: BTreeMap<SocketAddr, Vec<u32>> = BTreeMap::new();
-    for (partition, leader) in (0..).zip(leaders) {
-        by_leader.entry(*leader).or_default().push(partition);
-    }
-    let connections = num::index(u64::from(connections)).max(by_leader.len());
-    let brokers = by_leader.len().max(1);
-    let mut shares = Vec::with_capacity(connections);
-    for (i, (leader, partitions)) in by_leader.into_iter().enumerate() {
-        let here = connections / brokers + usize::from(i < connections % brokers);
-        for connection in 0..here {
-            let mine = if here >= partitions.len() {
-                vec![partitions[connection % partitions.len()]]
-            } else {
-                partitions.iter().copied().skip(connection).step_by(here).collect()
-            };
-            shares.push((leader, mine));
-        }
-    }
-    shares
-}
-
-/// The one broker that leads all of `partitions` now.
-fn leader_of(
-    bootstrap: SocketAddr,
-    topic: &str,
-    partitions: &[u32],
-) -> Result<SocketAddr, ExecError> {
-    let topic = Control::connect(bootstrap)?.topic(topic)?;
-    let mut leaders =
-        partitions.iter().filter_map(|p| topic.leaders.get(num::index(u64::from(*p))).copied());
-    let first = leaders.next().ok_or(ExecError::MovedApart)?;
-    if leaders.all(|leader| leader == first) { Ok(first) } else { Err(ExecError::MovedApart) }
-}
-
 /// Waits until a topic is usable, and says where.
 ///
 /// # Errors
@@ -610,53 +496,4 @@ pub fn target(
 ) -> Result<Target, ClientError> {
     let (topic, offsets) = client::settle(control, topic, partitions)?;
     Ok(Target { bootstrap: control.address(), topic, offsets })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn every_partition_is_served_by_its_leader(
-            leaders in proptest::collection::vec(0_u16..4, 1..40), connections in 1_u32..50,
-        ) {
-            let leaders: Vec<SocketAddr> =
-                leaders.iter().map(|p| SocketAddr::from(([127, 0, 0, 1], 9000 + p))).collect();
-            let shares = share_out(&leaders, connections);
-            let brokers = leaders.iter().collect::<std::collections::BTreeSet<_>>().len();
-            prop_assert_eq!(shares.len(), usize::try_from(connections).unwrap().max(brokers));
-            let mut served = vec![0; leaders.len()];
-            for (leader, partitions) in &shares {
-                prop_assert!(!partitions.is_empty());
-                for p in partitions {
-                    let p = usize::try_from(*p).unwrap();
-                    prop_assert_eq!(leaders[p], *leader);
-                    served[p] += 1;
-                }
-            }
-            prop_assert!(served.iter().all(|n| *n > 0));
-            // No more connections than partitions (and brokers): each is served by exactly one.
-            if usize::try_from(connections).unwrap() <= brokers {
-                prop_assert!(served.iter().all(|n| *n == 1));
-            }
-        }
-    }
-
-    #[test]
-    fn as_many_connections_as_partitions_have_one_each() {
-        let leaders = vec![SocketAddr::from(([127, 0, 0, 1], 9000)); 16];
-        let mut partitions: Vec<_> =
-            share_out(&leaders, 16).into_iter().flat_map(|s| s.1).collect();
-        partitions.sort_unstable();
-        assert_eq!(partitions, (0..16).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn lanes_are_dealt_evenly() {
-        let shares = deal((0..7).collect(), 3);
-        assert_eq!(shares, [vec![0, 3, 6], vec![1, 4], vec![2, 5]]);
-        assert_eq!(deal(vec![1], 8), [vec![1]]);
-    }
 }

@@ -3,10 +3,11 @@
 //! `answered <= written <= next <= answered + depth`, all counts of requests; slot of a request =
 //! its number modulo depth.
 
+use super::ExecError;
+use super::share::leader_of;
 use super::slots::Slots;
 use super::wire::{self, Filled, Inbox};
 use super::worker::{Lane, Sent, Turn};
-use super::{ExecError, leader_of};
 use crate::client::{AckReader, FrameShape};
 use crate::num;
 use crate::schedule::Schedule;

@@ -105,7 +105,7 @@ impl Loop<'_> {
             watch(&poll, lane.socket(), i, Watch::New { writable: false })?;
         }
         let mut events = Vec::with_capacity(EVENTS);
-        let mut ran = Ran { last_answer_ns: self.start_ns, ..Ran::default() };
+        let mut ran = Ran::default();
         let mut overdue_check_ns = self.start_ns + OVERDUE_CHECK_NS;
         let mut first_round = true;
         loop {
@@ -113,7 +113,7 @@ impl Loop<'_> {
             let stopping = now_ns >= self.end_ns || self.stop.load(Ordering::Relaxed);
             if self.failed.load(Ordering::Relaxed) || lanes.iter().all(|l| l.is_done(stopping)) {
                 recorder.show();
-                recorder.finish();
+                ran.last_answer_ns = recorder.finish();
                 return Ok(ran);
             }
             recorder.tick(now_ns);
@@ -131,7 +131,6 @@ impl Loop<'_> {
                 let flags = event.flags;
                 if flags != epoll::EventFlags::OUT {
                     lane.receive(&mut turn)?;
-                    ran.last_answer_ns = turn.now_ns;
                 }
                 worked |= self.send(&poll, lane, i, &mut blocked[i], &mut turn)?;
             }

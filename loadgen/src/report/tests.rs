@@ -22,7 +22,7 @@ fn done(latency_ns: u64, lag_ns: u64, open: bool) -> Done {
             stats.collect(std::iter::once(&handover));
         }
     }
-    recorder.finish();
+    assert_eq!(recorder.finish(), 2_999_999_999);
     stats.collect(std::iter::once(&handover));
     stats.finish(3_000_000_000);
     Done {
@@ -200,6 +200,7 @@ fn cpus_that_moved_make_the_run_invalid() {
     let probe = |rtt| Probe { core_to_core_rtt_ns: Some(rtt), ..Probe::default() };
     let facts = |before, after| PlacementFacts { before: probe(before), after: probe(after) };
     assert!(facts(130, 140).invalid().is_none());
+    assert!(facts(190, 210).invalid().is_none());
     assert!(facts(130, 260).invalid().is_some());
 }
 

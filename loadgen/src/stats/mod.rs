@@ -156,19 +156,28 @@ pub struct Recorder<'h> {
     start_ns: u64,
     index: u64,
     open_loop: bool,
+    last_answer_ns: u64,
 }
 
 impl<'h> Recorder<'h> {
     /// Records intervals that count from `start_ns`.
     #[must_use]
     pub fn new(handover: &'h Handover, start_ns: u64, open_loop: bool) -> Self {
-        let total = Counts::default();
-        Self { handover, current: Box::default(), total, start_ns, index: 0, open_loop }
+        Self {
+            handover,
+            current: Box::default(),
+            total: Counts::default(),
+            start_ns,
+            index: 0,
+            open_loop,
+            last_answer_ns: start_ns,
+        }
     }
 
     /// Notes an answered request that was due at `intended_ns`, could be sent from `ready_ns` on
     /// and was sent at `sent_ns`.
     pub fn answered(&mut self, now_ns: u64, intended_ns: u64, sent_ns: u64, done: Counts) {
+        self.last_answer_ns = self.last_answer_ns.max(now_ns);
         self.current.counts.add(&done);
         self.current.response.saturating_record(now_ns.saturating_sub(intended_ns));
         if self.open_loop {
@@ -217,11 +226,12 @@ impl<'h> Recorder<'h> {
         self.index = index;
     }
 
-    /// Hands over what is left.
-    pub fn finish(self) {
+    /// Hands over what is left; returns when the last answer came, or the start if none did.
+    pub fn finish(self) -> u64 {
         let mut boxes = self.handover.boxes.lock().unwrap_or_else(PoisonError::into_inner);
         boxes.full.push((self.index, self.current));
         boxes.complete = u64::MAX;
+        self.last_answer_ns
     }
 }
 
@@ -418,7 +428,8 @@ mod tests {
             }
         }
         assert_eq!(handovers[1].so_far().0, 16);
-        recorders.into_iter().for_each(Recorder::finish);
+        let last = recorders.map(Recorder::finish);
+        assert_eq!(last, [1_000 + 7 * INTERVAL_NS + 500; 2]);
         collector.collect(handovers.iter());
         collector.finish(7_200_000_000);
         assert_eq!(collector.total.counts.requests, 24);

@@ -1,0 +1,235 @@
+//! Whole runs of the program, against its own server and against one that a test starts.
+
+#![cfg(feature = "embedded")]
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// A directory that is removed at the end of a test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("kariz-runs-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    fn result(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.0.join("out/result.json")).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn command(dir: &Dir, args: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kariz-loadgen"));
+    command
+        .args(args.split_whitespace())
+        .args(["--quiet", "--sleep", "--out", &dir.path("out")])
+        .current_dir(&dir.0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs the program and returns its exit code and what it printed.
+fn run(dir: &Dir, args: &str) -> (i32, String) {
+    let output = command(dir, args).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), text)
+}
+
+/// As [`run`], with a server of its own.
+fn run_alone(dir: &Dir, args: &str) -> (i32, String) {
+    fs::create_dir_all(dir.0.join("data")).unwrap();
+    let done = run(dir, &format!("run --warm-up off --data {} {args}", dir.path("data")));
+    assert_eq!(entries(&dir.0.join("data")), 0, "the data is removed: {}", done.1);
+    done
+}
+
+fn entries(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
+
+/// A busy machine makes numbers invalid; whether records are there it does not touch.
+fn assert_verified((code, text): &(i32, String)) {
+    assert!(matches!(code, 0 | 14), "exit code {code}\n{text}");
+    assert!(!text.contains("VIOLATED"), "{text}");
+}
+
+struct Server {
+    server: kariz_server::Server,
+    _dir: Dir,
+}
+
+impl Server {
+    fn start(name: &str) -> Self {
+        let dir = Dir::new(name);
+        let options = kariz_server::Options {
+            data: dir.0.join("data"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            cores: vec![0],
+            ..kariz_server::Options::default()
+        };
+        Self { server: kariz_server::Server::start(options).unwrap(), _dir: dir }
+    }
+
+    fn address(&self) -> String {
+        self.server.bootstrap().to_string()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.server.stop().unwrap();
+    }
+}
+
+#[test]
+fn what_is_produced_is_read_back() {
+    let dir = Dir::new("run");
+    let done = run_alone(&dir, "--records 100k --batch-records 50 -c 6 -p 3");
+    assert_verified(&done);
+    let result = dir.result();
+    let phases = result["phases"].as_array().unwrap();
+    assert_eq!(phases.len(), 2, "{}", done.1);
+    assert_eq!(phases[0]["counts"]["records"], 100_000);
+    assert_eq!(phases[0]["response"]["samples"], 2_000);
+    let found = &result["verification"];
+    assert_eq!((&found["acked"], &found["read"]), (&100_000.into(), &100_000.into()));
+    assert_eq!(found["words"].as_array().unwrap().len(), 0);
+    let log = fs::read_to_string(dir.0.join("out/latency.hlog")).unwrap();
+    assert!(log.contains("Tag=1-run-produce,") && log.contains("Tag=2-run-fetch,"), "{log}");
+    assert!(done.1.contains("each once, in order, as sent"), "{}", done.1);
+}
+
+#[test]
+fn every_codec_and_contract_is_read_back() {
+    let dir = Dir::new("codecs");
+    for args in [
+        "--compression gzip",
+        "--compression snappy",
+        "--compression lz4 --idempotent --depth 5",
+        "--compression zstd --acks 1",
+        "--acks 0",
+        "--acks all --topic-config write.caching=true --rate 20kreq/s --arrival poisson",
+        "-c 1,3 --depth 1 --batch-records 1 --records 500",
+    ] {
+        let size = if args.contains("--records") { "" } else { "--records 4k --batch-records 20" };
+        let done = run_alone(&dir, &format!("{args} {size}"));
+        assert_verified(&done);
+        assert!(dir.result()["verification"]["read"].as_u64().unwrap() >= 1_000, "{args}");
+    }
+}
+
+#[test]
+fn a_ledger_is_kept_and_checked() {
+    let dir = Dir::new("ledger");
+    let server = Server::start("ledger-server");
+    let broker = server.address();
+    let ledger = dir.path("ledger");
+    let produce = format!("produce -b {broker} -t kept --records 20k -c 4 -p 2 --ledger {ledger}");
+    assert_verified(&run(&dir, &produce));
+    let verify = format!("verify -b {broker} --ledger {ledger}");
+    let done = run(&dir, &verify);
+    assert_verified(&done);
+    assert_eq!(dir.result()["verification"]["acked"], 20_032);
+    // The same topic again: its ledger would not start at its first record.
+    assert_eq!(run(&dir, &produce).0, 2);
+    // What a ledger tells and a log does not have is lost.
+    let mut text = fs::read_to_string(&ledger).unwrap();
+    let last = text.lines().last().unwrap().to_owned();
+    let words: Vec<u64> = last.split(' ').map(|w| w.parse().unwrap()).collect();
+    let [partition, producer, sequence, offset, records] = words[..] else { panic!("{last}") };
+    let (next, at) = (sequence + records, offset + records + 1_000_000);
+    text += &format!("{partition} {producer} {next} {at} 64\n");
+    fs::write(&ledger, text).unwrap();
+    let (code, text) = run(&dir, &verify);
+    assert_eq!(code, 10, "{text}");
+    assert_eq!(dir.result()["verification"]["lost"], 64, "{text}");
+    assert!(text.contains("VIOLATED"), "{text}");
+}
+
+#[test]
+fn fetching_alone_checks_what_it_can() {
+    let dir = Dir::new("fetch");
+    let server = Server::start("fetch-server");
+    let broker = server.address();
+    assert_verified(&run(&dir, &format!("produce -b {broker} -t t --records 10k -p 2")));
+    for verify in ["off", "batches", "full"] {
+        let done = run(&dir, &format!("fetch -b {broker} -t t --verify {verify}"));
+        assert_verified(&done);
+        assert_eq!(dir.result()["phases"][0]["counts"]["records"], 10_048, "{verify}");
+    }
+    // Again and again for some time, with the CPU time of this process as the server's.
+    let pid = std::process::id();
+    assert_verified(&run(&dir, &format!("fetch -b {broker} -t t -d 500ms --server-pid {pid}")));
+    let phase = &dir.result()["phases"][0];
+    assert!(phase["counts"]["records"].as_u64().unwrap() >= 10_048);
+    assert!(phase["resources"]["server_cpu_ns"].is_u64());
+}
+
+#[test]
+fn what_cannot_be_run_says_so() {
+    let dir = Dir::new("errors");
+    assert_eq!(run(&dir, "run --record-size 10").0, 2);
+    assert_eq!(run(&dir, "fetch -t t").0, 2);
+    assert_eq!(run(&dir, "run --no-such-flag").0, 2);
+    let (code, text) = run(&dir, "run -b 127.0.0.1:1");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("is a broker listening there?"), "{text}");
+}
+
+#[test]
+fn an_interrupted_run_cleans_up() {
+    let dir = Dir::new("interrupt");
+    fs::create_dir_all(dir.0.join("data")).unwrap();
+    let args = format!("run --warm-up off --data {} -d 60s --rate 1kreq/s", dir.path("data"));
+    let child = command(&dir, &args).spawn().unwrap();
+    let status = interrupt_under_load(child, &dir);
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(entries(&dir.0.join("data")), 0);
+    assert_eq!(dir.result()["verdict"], "interrupted");
+}
+
+/// Waits until records are stored, then interrupts.
+fn interrupt_under_load(mut child: Child, dir: &Dir) -> ExitStatus {
+    let stored = |dir: &Path| {
+        let mut all = vec![dir.to_owned()];
+        while let Some(dir) = all.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.path().display().to_string();
+                if entry.path().is_dir() {
+                    all.push(entry.path());
+                } else if name.contains("/kariz-loadgen-")
+                    && name.contains("-1-0/")
+                    && name.ends_with(".log")
+                    && entry.metadata().is_ok_and(|m| m.len() > 0)
+                {
+                    return true;
+                }
+            }
+        }
+        false
+    };
+    while !stored(&dir.0.join("data")) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before anything was stored");
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    child.wait().unwrap()
+}
