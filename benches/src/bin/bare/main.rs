@@ -111,7 +111,8 @@ fn main() -> io::Result<()> {
             server::Service::Written(files)
         }
     };
-    let listener = TcpListener::bind(args.listen)?;
+    let listener = TcpListener::bind(args.listen)
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", args.listen)))?;
     println!("bare ready {} pid={}", listener.local_addr()?, std::process::id());
     io::stdout().flush()?;
     server::run(ring, &listener, service, args.spins)

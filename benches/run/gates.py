@@ -1,0 +1,443 @@
+#!/usr/bin/env python3
+"""Measures Kariz against its yardsticks, in turns, and writes a directory of results.
+
+    benches/run/gates.py --host NAME [--rows ROW,...] [--rounds 5] [--kafka DIR]
+
+Server on core 0, load on core 1. Every measurement has a fresh server and directory and warms up
+with as much as it then measures. A row is measured twice: in a closed loop, and at 60 % of the
+yardstick's rate for the server's CPU time a request; the smaller share counts. Rounds go A B,
+B A, A B, ...; a round counts if the two cores were as near to each other all through it.
+
+Rows named kafka-... need --kafka DIR, where kafka-peer.sh keeps Apache Kafka's programs. Needs
+the release binaries: cargo build --release --workspace
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+# And the next one for Kafka's controller, the one after it for Kariz's metrics.
+PORT = 27092
+METRICS = f"127.0.0.1:{PORT + 2}"
+SERVER_CORE, LOAD_CORE = "0", "1"
+# Above this round trip between the two cores they are far from each other.
+FAR_NS = 200
+# A rate that both sides can hold, so that their cost is compared and not where they saturate.
+PACED = 0.6
+# A measurement ends after so many seconds, if it has not written its bytes by then.
+SECONDS = 15
+# What the JVM needs to have compiled what it runs.
+KAFKA_WARM_UP = "60s"
+
+
+class Failed(Exception):
+    """Something could not be measured."""
+
+
+# --- Servers ---------------------------------------------------------------------------------
+
+
+class Server:
+    """A kind of server: how it is started, on an empty directory, and what it is called."""
+
+    name = warm_up = None
+    ready = r"bootstrap=(?P<address>\S+).* pid=(?P<pid>\d+)"
+
+    def start(self, options, keep=False):
+        self.data = options.data / self.name
+        if not keep:
+            shutil.rmtree(self.data, ignore_errors=True)
+        self.log = open(options.data / f"{self.name}.log", "a")
+        began = time.monotonic()
+        self.process = subprocess.Popen(
+            ["taskset", "-c", SERVER_CORE, *map(str, self.argv(options))], text=True,
+            stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, **self.env()})
+        line = self.process.stdout.readline()
+        self.start_s = time.monotonic() - began
+        found = re.search(self.ready, line)
+        if not found:
+            self.process.kill()
+            raise Failed(f"{self.name} is not ready: {line!r}; see {self.log.name}")
+        self.address = found.groupdict().get("address", f"127.0.0.1:{PORT}")
+        self.pid = int(found["pid"])
+        return self
+
+    def env(self):
+        return {}
+
+    def stop(self, how=signal.SIGTERM, keep=False):
+        os.kill(self.pid, how)
+        self.process.wait(timeout=60)
+        # Kafka is not our child: its script started it and ended.
+        while self.status("State") not in (None, "Z (zombie)"):
+            time.sleep(0.05)
+        self.process.stdout.close()
+        self.log.close()
+        if not keep:
+            shutil.rmtree(self.data, ignore_errors=True)
+
+    def status(self, field):
+        try:
+            text = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return re.search(rf"^{field}:\s*(.*)$", text, re.M)[1]
+
+    def cpu_s(self):
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Bare(Server):
+    """The ceiling; `flags` say which."""
+
+    name, ready = "bare", r"ready (?P<address>\S+) pid=(?P<pid>\d+)"
+
+    def __init__(self, *flags):
+        self.flags = flags
+
+    def argv(self, options):
+        return [options.bin / "bare", "--core", SERVER_CORE, "--listen", f"127.0.0.1:{PORT}",
+                "--data", self.data, *self.flags]
+
+
+class Kariz(Server):
+    name = "kariz"
+
+    def argv(self, options):
+        return [options.bin / "kariz", "serve", "--cores", SERVER_CORE, "--data", self.data,
+                "--listen", f"127.0.0.1:{PORT}", "--metrics", METRICS]
+
+    def commit_p99_us(self):
+        """An upper bound: the histogram tells powers of two apart."""
+        with urllib.request.urlopen(f"http://{METRICS}/metrics") as answer:
+            text = answer.read().decode()
+        found = re.findall(r'^kariz_commit_seconds_bucket\{.*le="([^"]+)"\} (\d+)$', text, re.M)
+        buckets = [(float(bound), int(below)) for bound, below in found]
+        return next((bound * 1e6 for bound, below in buckets
+                     if buckets[-1][1] and below >= 0.99 * buckets[-1][1]), None)
+
+
+class Kafka(Server):
+    name, ready, warm_up = "kafka", r"^(?P<pid>\d+)$", KAFKA_WARM_UP
+
+    def argv(self, options):
+        if not options.kafka:
+            raise Failed("rows named kafka-... need --kafka DIR")
+        return [pathlib.Path(__file__).with_name("kafka-peer.sh"), options.kafka, PORT]
+
+    def env(self):
+        return {"KAFKA_CPUS": SERVER_CORE, "KAFKA_DATA": str(self.data)}
+
+
+# --- Rows ------------------------------------------------------------------------------------
+
+
+class Row:
+    """A workload on Kariz and on its yardstick, and the number that is compared."""
+
+    def __init__(self, name, says, yardstick, load, metric="requests_per_s", cached=False,
+                 durable=False):
+        self.name, self.says, self.yardstick, self.metric = name, says, yardstick, metric
+        self.load = [str(flag) for flag in load]
+        self.cached, self.durable = cached, durable
+
+    def topic_config(self, server):
+        """The row's contract as that server calls it."""
+        config = []
+        if self.cached and isinstance(server, Kariz):
+            config.append("write.caching=true")
+        if self.durable and isinstance(server, Kafka):
+            config.append("flush.messages=1")
+        return [flag for pair in config for flag in ("--topic-config", pair)]
+
+
+def produce(record_bytes, batch_records, connections, depth, acks, partitions=1):
+    return ["--record-size", record_bytes, "--batch-records", batch_records, "--connections",
+            connections, "--depth", depth, "--acks", acks, "--partitions", partitions]
+
+
+def fetch():
+    return ["--fetch-bytes", "1MiB", *produce(1024, 16, 16, 2, 1, 16)]
+
+
+SMALL, BATCH, LARGE = (100, 1, 64, 16), (100, 64, 64, 16), (1024, 16, 64, 16)
+
+ROWS = [
+    Row("small", "acks=1, write.caching, 100 B x 1", Bare(), produce(*SMALL, 1), cached=True),
+    Row("large", "acks=1, write.caching, 1 KiB x 16", Bare(), produce(*LARGE, 1), cached=True),
+    Row("fetch", "fetch, 1 MiB a request", Bare("--send-file"), fetch(), "fetch", cached=True),
+    Row("small-flushed", "acks=1, default contract, 100 B x 1", Bare("--flush"),
+        produce(*SMALL, 1), durable=True),
+    Row("large-flushed", "acks=1, default contract, 1 KiB x 16", Bare("--flush"),
+        produce(*LARGE, 1), durable=True),
+    *(Row(f"alone-{n}", f"acks=all, 1 KiB, one in flight, {n} connections with a partition each",
+          Bare("--flush", "--partitions", n), produce(1024, 1, n, 1, "all", n), "p50", durable=True)
+      for n in (1, 16, 64)),
+    Row("kafka-small", "acks=1, page cache, 100 B x 1", Kafka(), produce(*SMALL, 1), cached=True),
+    Row("kafka-batch", "acks=1, page cache, 100 B x 64", Kafka(), produce(*BATCH, 1), cached=True),
+    Row("kafka-large", "acks=1, page cache, 1 KiB x 16", Kafka(), produce(*LARGE, 1), cached=True),
+    Row("kafka-durable-small", "acks=all, flush.messages=1, 100 B x 1, 16 connections", Kafka(),
+        produce(100, 1, 16, 1, "all"), durable=True),
+    Row("kafka-durable-large", "acks=all, flush.messages=1, 1 KiB x 16", Kafka(),
+        produce(*LARGE, "all"), durable=True),
+    Row("kafka-fetch", "fetch, 1 MiB a request", Kafka(), fetch(), "fetch", cached=True),
+]
+
+# Where a phase's numbers are, and whether more is better.
+METRICS_OF = {
+    "requests_per_s": (lambda p: p["requests_per_s"], True),
+    "fetch": (lambda p: p["bytes_per_s"], True),
+    "p50": (lambda p: p["response"]["p50_ns"], False),
+    "cpu": (lambda p: p["cpu_ns"], False),
+}
+
+
+# --- Measuring -------------------------------------------------------------------------------
+
+
+def load(options, server, mode, out, flags):
+    """Runs the load generator once. Returns its last phase, with what it cost the server."""
+    argv = ["taskset", "-c", LOAD_CORE, options.bin / "kariz-loadgen", mode, "--quiet",
+            "--brokers", server.address, "--server-pid", server.pid, "--cores", LOAD_CORE,
+            "--server-cores", SERVER_CORE, "--verify", "off", "--out", out, *flags]
+    if isinstance(server, Bare):
+        argv.append("--raw")
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True)
+    # 14: it says itself why its numbers are worth little, and so does the summary.
+    if done.returncode not in (0, 14):
+        raise Failed(f"{' '.join(map(str, argv))}\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    result = json.loads((out / "result.json").read_text())
+    phase = result["phases"][-1]
+    counts = phase["counts"]
+    # A fetch's unit of work is a byte, for how many come in an answer is the server's choice.
+    unit = counts["bytes"] / 2**20 if "fetch" in phase["kind"] else counts["requests"]
+    phase["cpu_ns"] = phase["resources"]["server_cpu_ns"] / unit
+    phase["invalid"] += result["invalid"]
+    phase["ping_pong_ns"] = [result["placement"][w]["core_to_core_rtt_ns"] for w in ("before", "after")]
+    return phase
+
+
+def measure(options, out, row, server, rate=None):
+    """A fresh server, warmed up, under the row's load: the phase that counts, in short."""
+    scratch = options.data / "warm-up"
+    ends = ["--duration", f"{SECONDS}s"]
+    server.start(options)
+    try:
+        config = row.topic_config(server)
+        if row.metric == "fetch":
+            if not isinstance(server, Bare):
+                written = ["--bytes", options.bytes, *row.load, *config]
+                load(options, server, "produce", scratch, ["--topic", "load", *written])
+                if server.warm_up:
+                    warm = ["--topic", "load", "--duration", server.warm_up, *row.load]
+                    load(options, server, "fetch", scratch, warm)
+            flags = ["--topic", "load", *row.load]
+            load(options, server, "fetch", scratch, [*flags, "--duration", "3s"])
+            phase = load(options, server, "fetch", out, [*flags, "--duration", "5s"])
+        else:
+            flags = [*row.load, "--bytes", options.bytes, *ends]
+            if rate:
+                flags += ["--rate", f"{rate:.0f}req/s"]
+            warm = [*row.load, "--duration", server.warm_up] if server.warm_up else flags
+            load(options, server, "produce", scratch, ["--topic", "warm-up", *warm, *config])
+            phase = load(options, server, "produce", out, ["--topic", "load", *flags, *config])
+        commit = server.commit_p99_us() if isinstance(server, Kariz) else None
+        rss = server.status("VmRSS")
+    finally:
+        server.stop()
+    short = {name: of(phase) for name, (of, _) in METRICS_OF.items()}
+    short |= {key: phase[key] for key in ("records_per_s", "bytes_per_s", "ping_pong_ns", "notes", "invalid")}
+    return short | {"rss": rss, "commit_p99_us": commit, "loadavg": os.getloadavg()[0]}
+
+
+def rounds(options, out, row, label, rate=None):
+    """Both servers in turns. A round counts if the cores' placement was the same all through."""
+    done = []
+    for turn in range(1, options.rounds + 1):
+        this = {}
+        pair = [row.yardstick, Kariz()]
+        for server in pair if turn % 2 else reversed(pair):
+            raw = out / "raw" / f"{row.name}-{label}-{turn}-{server.name}"
+            this[server.name] = measure(options, raw, row, server, rate)
+            print(f"  {label} {turn} {server.name:6}", {k: v for k, v in this[server.name].items() if k in METRICS_OF}, flush=True)
+        trips = [ns for one in this.values() for ns in one["ping_pong_ns"] if ns]
+        # Near the limit the same place can be measured on either side of it.
+        moved = min(trips) <= FAR_NS < max(trips) and max(trips) > 1.5 * min(trips)
+        done.append(this | {"counts": not moved})
+    return done
+
+
+def compare(done, metric, row):
+    """The medians (yardstick, Kariz), and the share: above 1, Kariz is better. `None` if no round
+    counts."""
+    counting = [r for r in done if r["counts"]]
+    if not counting:
+        return None, None
+    medians = [statistics.median(r[name][metric] for r in counting)
+               for name in (row.yardstick.name, "kariz")]
+    more_is_better = METRICS_OF[metric][1]
+    return medians, medians[1] / medians[0] if more_is_better else medians[0] / medians[1]
+
+
+def measure_row(options, out, row):
+    closed = rounds(options, out, row, "closed")
+    medians, share = compare(closed, row.metric, row)
+    entry = {"says": row.says, "yardstick": row.yardstick.name, "metric": row.metric,
+             "closed": closed, "medians": medians, "share": share}
+    if row.metric == "p50" or not share:
+        return entry
+    paced = closed
+    if row.metric == "requests_per_s":
+        entry["paced_rate"] = medians[0] * PACED
+        entry["paced"] = paced = rounds(options, out, row, "paced", entry["paced_rate"])
+    entry["cpu_medians"], entry["cpu_share"] = compare(paced, "cpu", row)
+    return entry
+
+
+def measure_idle(options):
+    """What a server costs that has nothing to do, and how soon it serves."""
+    entry = {}
+    for server in [Kariz(), Bare()] + ([Kafka()] if options.kafka else []):
+        starts = []
+        for _ in range(options.rounds):
+            starts.append(server.start(options).start_s)
+            server.stop()
+        server.start(options)
+        time.sleep(5)
+        began = server.cpu_s()
+        time.sleep(10)
+        one = entry[server.name] = {
+            "start_empty_s": starts, "rss": server.status("VmRSS"),
+            "cpu_percent": (server.cpu_s() - began) * 10}
+        if isinstance(server, Kariz):
+            written = ["--topic", "load", "--bytes", options.bytes, *produce(*LARGE, 1, 16)]
+            for how, after in ((signal.SIGTERM, "start_after_stop_s"), (signal.SIGKILL, "start_after_kill_s")):
+                load(options, server, "produce", options.data / "warm-up", written)
+                server.stop(how, keep=True)
+                one[after] = server.start(options, keep=True).start_s
+        server.stop()
+    return entry
+
+
+# --- The directory of results ----------------------------------------------------------------
+
+
+def output(*argv):
+    return subprocess.run(argv, capture_output=True, text=True, cwd=TOP).stdout.strip()
+
+
+def read(path):
+    try:
+        return pathlib.Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def environment(options):
+    cpu = re.search(r"model name\s*: (.*)", read("/proc/cpuinfo") or "")
+    source = output("findmnt", "-no", "SOURCE,FSTYPE,OPTIONS", "--target", str(options.data))
+    disk = f"/sys/class/block/{pathlib.Path(source.split()[0]).name}" if source else ""
+    mitigations = sorted(pathlib.Path("/sys/devices/system/cpu/vulnerabilities").glob("*"))
+    return {
+        "commit": output("git", "rev-parse", "HEAD"),
+        "clean": not output("git", "status", "--porcelain", "--untracked-files=no"),
+        "rustc": output("rustc", "--version"),
+        "kernel": output("uname", "-srvm"),
+        "command_line": read("/proc/cmdline"),
+        "cpu": cpu and cpu[1], "cpus": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "mitigations": {file.name: read(file) for file in mitigations},
+        "file_system": source,
+        "write_cache": read(f"{disk}/queue/write_cache"),
+        "scheduler": read(f"{disk}/queue/scheduler"),
+        "transparent_hugepages": read("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "dirty_ratio": read("/proc/sys/vm/dirty_ratio"),
+        "dirty_background_ratio": read("/proc/sys/vm/dirty_background_ratio"),
+        "tcp_congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
+        "java": output("java", "-version") if options.kafka else None,
+    }
+
+
+def table(summary):
+    yield f"# Gates\n\n`{' '.join(summary['command'])}` at {summary['environment']['commit'][:12]}"
+    yield "" if summary["environment"]["clean"] else " (with changes that are not committed)"
+    yield "\n\n| Row | Yardstick | Medians (yardstick, Kariz) | Share | CPU medians, ns | CPU share | Counts |\n"
+    yield "|---|---|---|---|---|---|---|\n"
+    for name, row in summary["rows"].items():
+        if not row.get("share"):
+            yield f"| {name} | | not measured | | | | |\n" if name != "idle" else ""
+            continue
+        cpu = row.get("cpu_medians")
+        smaller = min(row["share"], row.get("cpu_share", row["share"]))
+        rest = f"{cpu[0]:,.0f}, {cpu[1]:,.0f} | {row['cpu_share']:.3f}" if cpu else " | "
+        yield (f"| {name}: {row['says']} | {row['yardstick']} | {row['medians'][0]:,.0f}, "
+               f"{row['medians'][1]:,.0f} {row['metric']} | {row['share']:.3f} | {rest} | {smaller:.3f} |\n")
+    commits = {name: [r["kariz"]["commit_p99_us"] for r in row["closed"]]
+               for name, row in summary["rows"].items() if name.endswith("-flushed") and "closed" in row}
+    for name, bounds in commits.items():
+        yield f"\n{name}: p99 of a commit in each round, at most: {bounds} us; the high watermark lags by two commits at most.\n"
+    if idle := summary["rows"].get("idle"):
+        yield f"\nIdle, and start-up: `{json.dumps(idle)}`\n"
+    noted = sorted({note for row in summary["rows"].values() for part in ("closed", "paced")
+                    for r in row.get(part, []) for one in r.values() if isinstance(one, dict)
+                    for note in one["invalid"]})
+    yield "\nWhat the load generator says against its numbers:\n\n" if noted else ""
+    yield from (f"- {note}\n" for note in noted)
+
+
+def main():
+    names = [row.name for row in ROWS] + ["idle"]
+    default = [name for name in names if not name.startswith("kafka")]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", required=True, help="what this machine is called in the results")
+    parser.add_argument("--what", default="gates", help="what the run is called there")
+    parser.add_argument("--rows", default=",".join(default), help=f"of {','.join(names)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--bytes", default="2GB", help="what a measurement writes")
+    parser.add_argument("--kafka", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--bin", type=pathlib.Path, default=TOP / "target/release")
+    parser.add_argument("--data", type=pathlib.Path, default=TOP / "target/gates")
+    parser.add_argument("--results", type=pathlib.Path, default=TOP / "results")
+    options = parser.parse_args()
+    rows = options.rows.split(",")
+    if unknown := set(rows) - set(names):
+        parser.error(f"no such rows: {unknown}")
+    options.data.mkdir(parents=True, exist_ok=True)
+    out = options.results / f"{datetime.date.today()}-{options.host}-{options.what}"
+    (out / "raw").mkdir(parents=True)
+
+    summary = {"command": sys.argv, "environment": environment(options), "rows": {}}
+    failed = 0
+    for row in rows:
+        print(row, flush=True)
+        try:
+            if row == "idle":
+                summary["rows"][row] = measure_idle(options)
+            else:
+                spec = next(r for r in ROWS if r.name == row)
+                summary["rows"][row] = measure_row(options, out, spec)
+        except Failed as error:
+            summary["rows"][row] = {"failed": str(error)}
+            failed += 1
+            print(f"  FAILED: {error}", flush=True)
+        # After each row, so that what was measured is kept whatever happens to the next.
+        (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (out / "README.md").write_text("".join(table(summary)))
+    print((out / "README.md").read_text())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
