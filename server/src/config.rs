@@ -1,9 +1,13 @@
 //! What the server is told at its start: options, Kafka's keys, and what follows from them.
 
 use crate::cluster::control::ConfigEntry;
-use kariz_engine::LogConfig;
+use kariz_engine::config::{
+    BadEscape, BrokerConfig, ConfigError, LogConfig, Warning, parse_properties,
+};
+use kariz_engine::Event;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why an option is refused.
@@ -17,6 +21,20 @@ pub enum OptionError {
         /// Why.
         error: std::io::Error,
     },
+    /// The properties file is none.
+    #[error("{file}: {error}", file = .file.display())]
+    Properties {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: BadEscape,
+    },
+    /// A setting has a value that it does not accept.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A setting that neither Kafka nor we have; likely a slip of the pen.
+    #[error("`{0}` is no setting: see `kariz settings` for all of them")]
+    Unknown(String),
     /// What clients are to be told is no host, or no port.
     #[error("`{0}` is no HOST or HOST:PORT to advertise")]
     Advertise(String),
@@ -30,58 +48,138 @@ pub enum OptionError {
     },
 }
 
+/// Bytes of unfinished large requests that a process holds where `queued.max.request.bytes` does
+/// not say.
+const QUEUED_BYTES: usize = 48 * 1024 * 1024;
+/// The least that one core gets of them.
+const QUEUED_BYTES_MIN: usize = 4 * 1024 * 1024;
+
 /// The broker's configuration, as the server uses it.
 pub(crate) struct Settings {
+    broker: BrokerConfig,
     pub(crate) node_id: i32,
+    /// `broker.rack`, else the machine's name.
     pub(crate) rack: Option<String>,
     pub(crate) request_bytes_max: usize,
+    /// What a core may hold of unfinished large requests.
     pub(crate) partial_bytes_max: usize,
     pub(crate) fetch_bytes_max: usize,
     pub(crate) connections_max: usize,
-    pub(crate) idle_max: Duration,
+    /// `None`: connections may be silent for ever.
+    pub(crate) idle_max: Option<Duration>,
     pub(crate) auto_create_topics: bool,
-    pub(crate) delete_topic_enable: bool,
+    pub(crate) delete_topics: bool,
     pub(crate) num_partitions: i32,
     pub(crate) replication_factor_strict: bool,
 }
 
 impl Settings {
+    /// Reads the properties file `file`, if there is one, and `set` over it, for a process of
+    /// `cores` cores.
     pub(crate) fn new(
-        _file: Option<&Path>,
-        _set: &[(String, String)],
+        file: Option<&Path>,
+        set: &[(String, String)],
+        cores: usize,
     ) -> Result<Self, OptionError> {
+        let mut pairs = match file {
+            Some(file) => read(file)?,
+            None => Vec::new(),
+        };
+        pairs.extend_from_slice(set);
+        let named = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let (broker, warnings) = BrokerConfig::parse(named)?;
+        for warning in warnings {
+            match warning {
+                Warning::Unknown { name } => return Err(OptionError::Unknown(name)),
+                warning => tracing::warn!("{warning}"),
+            }
+        }
+        let queued = broker.queued_request_bytes_max.unwrap_or(QUEUED_BYTES);
+        let idle_ms = u64::try_from(broker.connections_idle_max_ms).ok();
         Ok(Self {
-            node_id: 1,
-            rack: None,
-            request_bytes_max: 100 << 20,
-            partial_bytes_max: 48 << 20,
-            fetch_bytes_max: 55 << 20,
-            connections_max: 10000,
-            idle_max: Duration::from_secs(600),
-            auto_create_topics: true,
-            delete_topic_enable: true,
-            num_partitions: 1,
-            replication_factor_strict: false,
+            node_id: broker.node_id,
+            rack: broker.rack.clone().or_else(|| Some(machine_name())),
+            request_bytes_max: broker.request_bytes_max,
+            partial_bytes_max: queued.checked_div(cores).unwrap_or(queued).max(QUEUED_BYTES_MIN),
+            fetch_bytes_max: broker.fetch_bytes_max,
+            connections_max: broker.connections_max,
+            idle_max: idle_ms.map(Duration::from_millis),
+            auto_create_topics: broker.auto_create_topics,
+            delete_topics: broker.delete_topics,
+            num_partitions: broker.num_partitions,
+            replication_factor_strict: broker.replication_factor_strict,
+            broker,
         })
     }
+
+    /// How the engine is opened on `cpus`.
     pub(crate) fn engine(&self, cpus: Vec<usize>) -> kariz_engine::Config {
-        kariz_engine::Config { cpus, node_id: self.node_id, ..kariz_engine::Config::default() }
+        let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+        kariz_engine::Config {
+            cpus,
+            node_id: self.node_id,
+            retention_check: ms(self.broker.retention_check_interval_ms),
+            producer_expiration_ms: self.broker.producer_id_expiration_ms,
+            on_event: Arc::new(log_event),
+            ..kariz_engine::Config::default()
+        }
     }
+
+    /// The settings of a topic for which `set` was set.
     pub(crate) fn log_config<'a>(
         &self,
-        _set: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> Result<LogConfig, OptionError> {
-        Ok(LogConfig::default())
+        set: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<LogConfig, ConfigError> {
+        self.broker.topic(set)
     }
-    pub(crate) fn topic_entries<'a>(
+
+    /// Every setting of a topic for which `set` was set, with its value.
+    pub(crate) fn describe_topic<'a>(
         &self,
-        _set: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Vec<ConfigEntry>, OptionError> {
-        Ok(Vec::new())
+        set: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Vec<ConfigEntry>, ConfigError> {
+        let described = self.broker.describe_topic(set)?;
+        let entries = described.into_iter().map(|described| ConfigEntry {
+            name: described.name,
+            value: described.value,
+            source: described.source,
+        });
+        Ok(entries.collect())
     }
-    pub(crate) fn metadata_log_config(&self) -> LogConfig {
-        LogConfig::default()
+
+    /// The settings of the metadata log.
+    pub(crate) fn metadata_log(&self) -> LogConfig {
+        self.broker.metadata_log()
     }
+}
+
+fn read(file: &Path) -> Result<Vec<(String, String)>, OptionError> {
+    let failed = |error| OptionError::File { file: file.to_owned(), error };
+    let text = std::fs::read_to_string(file).map_err(failed)?;
+    parse_properties(&text)
+        .map_err(|error| OptionError::Properties { file: file.to_owned(), error })
+}
+
+/// Tells an operator what the engine has to say.
+fn log_event(event: &Event) {
+    match event {
+        Event::Fenced { partition, reason } => {
+            tracing::error!(partition, reason, "a partition stopped serving");
+        }
+        Event::CoreFailed { reason } => tracing::error!(reason, "a core takes no more writes"),
+        Event::Full { partition, reason } => {
+            tracing::error!(partition, reason, "the disk is full: writes are refused");
+        }
+        Event::RoomAgain { partition } => tracing::info!(partition, "the disk has room again"),
+        Event::Cut { partition, bytes } => {
+            tracing::warn!(partition, bytes, "recovery moved bytes aside that nobody was promised");
+        }
+        event => tracing::warn!("{event:?}"),
+    }
+}
+
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// What clients are told to connect to.
@@ -115,7 +213,7 @@ impl Advertise {
     /// listens on all of them.
     pub(crate) fn host_of(at: IpAddr) -> String {
         if at.is_unspecified() {
-            rustix::system::uname().nodename().to_string_lossy().into_owned()
+            machine_name()
         } else {
             at.to_string()
         }

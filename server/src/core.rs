@@ -126,7 +126,7 @@ impl<I: Io> Core<I> {
                 () = self.shard.io().sleep(TICK) => (),
             }
             self.ticks.set(self.ticks.get() + 1);
-            let limit = self.config.idle_max.as_secs().max(1);
+            let Some(limit) = self.config.idle_max.map(|d| d.as_secs().max(1)) else { continue };
             if let Some(since) = self.ticks.get().checked_sub(limit)
                 && self.ticks.get().is_multiple_of(limit.div_ceil(10))
             {

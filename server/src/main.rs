@@ -24,6 +24,8 @@ enum Command {
         /// The data directory.
         dir: PathBuf,
     },
+    /// Prints every setting: what it accepts, its default, what it does.
+    Settings,
     /// Prints the batches of a segment file, one a line.
     Dump {
         /// A `.log` file.
@@ -93,6 +95,10 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match cli.command {
         Command::Serve(serve) => run(serve).map(|()| true),
+        Command::Settings => {
+            print!("{}", kariz_engine::config::markdown());
+            Ok(true)
+        }
         Command::Check { dir } => check::run(&dir, &mut std::io::stdout().lock()),
         Command::Dump { file } => dump::run(&file, &mut std::io::stdout().lock()),
     };

@@ -2,7 +2,6 @@
 
 use kariz_engine::Partition;
 use kariz_engine::io::Io;
-use kariz_engine::types::TopicId;
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,7 +20,6 @@ pub(crate) enum Place<I: Io> {
 /// A topic as one core sees it.
 pub(crate) struct Topic<I: Io> {
     pub(crate) name: Arc<str>,
-    pub(crate) id: TopicId,
     /// By partition number.
     pub(crate) places: Vec<Place<I>>,
     /// Whether another has taken its place in the table: do not use it again.
@@ -30,8 +28,8 @@ pub(crate) struct Topic<I: Io> {
 
 impl<I: Io> Topic<I> {
     /// A topic with its partitions in the order of their numbers.
-    pub(crate) fn new(name: Arc<str>, id: TopicId, places: Vec<Place<I>>) -> Rc<Self> {
-        Rc::new(Self { name, id, places, stale: Cell::new(false) })
+    pub(crate) fn new(name: Arc<str>, places: Vec<Place<I>>) -> Rc<Self> {
+        Rc::new(Self { name, places, stale: Cell::new(false) })
     }
 
     /// Where partition `index` is, if there is one.

@@ -106,11 +106,13 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let config = Arc::new(Settings::new(options.config.as_deref(), &options.set)?);
         let advertise = options.advertise.as_deref().map(Advertise::parse).transpose()?;
         let cpus = if options.cores.is_empty() { num::allowed_cpus() } else { options.cores };
+        let config = Settings::new(options.config.as_deref(), &options.set, cpus.len())?;
+        let config = Arc::new(config);
         let engine = Engine::open(&options.data, config.engine(cpus))
             .map_err(|error| StartError::Open { data: options.data, error })?;
+        tell_recovery(&engine);
         let started = Self::serve(&engine, &config, options.listen, advertise);
         let served = started.and_then(|listening| {
             let http = options.metrics.map(|at| {
@@ -221,5 +223,20 @@ impl Server {
         // The one who stops it holds the lock until all is durable.
         let stopped = self.stop();
         ended.and(stopped)
+    }
+}
+
+/// Says what opening found, where there is something to say.
+fn tell_recovery(engine: &Engine) {
+    for shard in &engine.recovery().shards {
+        let (core, took) = (shard.shard.0, shard.took);
+        if !shard.was_clean {
+            let (entries, partitions) = (shard.journal_entries, shard.partitions.len());
+            tracing::info!(core, entries, partitions, ?took, "recovered after a crash");
+        }
+        for p in shard.partitions.iter().filter(|p| p.cut_bytes > 0) {
+            let (partition, bytes) = (&p.partition, p.cut_bytes);
+            tracing::warn!(%partition, bytes, end = %p.log_end, "moved aside what was cut off");
+        }
     }
 }

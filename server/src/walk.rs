@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// What ends a walk before the end of the file.
 #[derive(Debug, thiserror::Error)]
-pub enum WalkError {
+pub(crate) enum WalkError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -26,7 +26,7 @@ pub enum WalkError {
 ///
 /// # Errors
 /// [`WalkError`]; all batches before it have been visited.
-pub fn walk(file: &Path, mut visit: impl FnMut(u64, BatchView<'_>)) -> Result<u64, WalkError> {
+pub(crate) fn walk(file: &Path, mut visit: impl FnMut(u64, BatchView<'_>)) -> Result<u64, WalkError> {
     let file = File::open(file)?;
     let end = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 20, file);

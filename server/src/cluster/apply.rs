@@ -22,15 +22,17 @@ impl<I: Io> Core<I> {
     pub(crate) async fn apply(self: &Rc<Self>, delta: &Delta) -> Result<(), LogError> {
         let (mut removed, mut changed) = (Vec::new(), BTreeSet::new());
         for record in delta.records() {
-            match record {
-                Record::RemoveTopic(r) => removed.push(TopicId(r.topic_id.into_bytes())),
-                Record::Topic(r) => drop(changed.insert(TopicId(r.topic_id.into_bytes()))),
-                Record::Partition(r) => drop(changed.insert(TopicId(r.topic_id.into_bytes()))),
-                Record::PartitionChange(r) => {
-                    drop(changed.insert(TopicId(r.topic_id.into_bytes())))
+            let topic_id = match record {
+                Record::RemoveTopic(r) => {
+                    removed.push(TopicId(r.topic_id.into_bytes()));
+                    continue;
                 }
-                _ => (),
-            }
+                Record::Topic(r) => r.topic_id,
+                Record::Partition(r) => r.topic_id,
+                Record::PartitionChange(r) => r.topic_id,
+                _ => continue,
+            };
+            changed.insert(TopicId(topic_id.into_bytes()));
         }
         let removed: Vec<Arc<str>> = {
             let image = self.image.borrow();
@@ -78,7 +80,7 @@ impl<I: Io> Core<I> {
                 some.iter().map(|(index, partition)| self.place(topic, *index, partition));
             places.extend(join_all(opening).await);
         }
-        self.routes.insert(Topic::new(Arc::clone(&topic.name), topic.id, places));
+        self.routes.insert(Topic::new(Arc::clone(&topic.name), places));
     }
 
     async fn place(&self, topic: &TopicImage, index: i32, image: &PartitionImage) -> Place<I> {

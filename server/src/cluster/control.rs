@@ -1,5 +1,6 @@
 //! The control plane, as handlers see it: what may be asked of the cluster's owner.
 
+use kariz_engine::config::Source;
 use kariz_engine::types::TopicId;
 use kariz_protocol::ErrorCode;
 use std::future::Future;
@@ -66,34 +67,12 @@ pub(crate) struct Created {
     pub(crate) configs: Vec<ConfigEntry>,
 }
 
-/// A topic config and where its value comes from.
+/// A topic's setting, its value and where that comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigEntry {
-    pub(crate) name: String,
-    pub(crate) value: String,
-    pub(crate) source: ConfigSource,
-}
-
-/// Where a config's value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConfigSource {
-    /// Set for the topic.
-    Topic,
-    /// Set for the broker, when it was started.
-    StaticBroker,
-    /// Nobody set it.
-    Default,
-}
-
-impl ConfigSource {
-    /// Kafka's number for it. Source: `DescribeConfigsResponse.ConfigSource`.
-    pub(crate) fn code(self) -> i8 {
-        match self {
-            Self::Topic => 1,
-            Self::StaticBroker => 4,
-            Self::Default => 5,
-        }
-    }
+    pub(crate) name: &'static str,
+    pub(crate) value: Option<String>,
+    pub(crate) source: Source,
 }
 
 /// A topic to be deleted.

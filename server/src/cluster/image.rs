@@ -78,11 +78,6 @@ pub(crate) struct BrokerImage {
 }
 
 impl Image {
-    /// The first offset of the log that is not in the image.
-    pub(crate) fn end(&self) -> i64 {
-        self.end
-    }
-
     /// The last offset of the log that is in the image, -1 if none is.
     pub(crate) fn offset(&self) -> i64 {
         self.end - 1
@@ -262,3 +257,6 @@ impl PartitionImage {
         self.partition_epoch += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 //! **Invariant:** what a core has applied is durable, and in the order of the log.
 
 use super::control::{
-    ConfigEntry, ConfigSource, ControlError, Created, Deleted, NewTopic, TopicError, TopicRef,
+    ConfigEntry, ControlError, Created, Deleted, NewTopic, TopicError, TopicRef,
 };
 use super::image::Image;
 use super::log::{self, Delta, LogError};
@@ -142,7 +142,7 @@ impl<I: Io> Owner<I> {
     }
 
     fn find(&self, topic: &TopicRef) -> Result<Deleted, TopicError> {
-        if !self.config.delete_topic_enable {
+        if !self.config.delete_topics {
             let why = "delete.topic.enable is false";
             return Err(TopicError::new(ErrorCode::TopicDeletionDisabled, why));
         }
@@ -260,7 +260,7 @@ impl<I: Io> Owner<I> {
             values.push((key.clone(), value));
         }
         let set = values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let entries = self.config.topic_entries(set).map_err(|e| error(e.to_string()))?;
+        let entries = self.config.describe_topic(set).map_err(|e| error(e.to_string()))?;
         Ok((entries, values))
     }
 
@@ -309,9 +309,4 @@ fn assigned(image: &Image, topic: &NewTopic) -> Result<Vec<i32>, TopicError> {
             .push(leader.ok_or_else(|| error(format!("partition {partition} names no broker")))?);
     }
     Ok(leaders)
-}
-
-/// Where a config's value came from, for one that is not set for the topic.
-pub(crate) fn inherited(set_for_broker: bool) -> ConfigSource {
-    if set_for_broker { ConfigSource::StaticBroker } else { ConfigSource::Default }
 }

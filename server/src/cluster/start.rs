@@ -161,10 +161,10 @@ async fn own(
         Some(log) => log,
         None => {
             let epoch = LeaderEpoch(0);
-            shard.create(&name, log::ID, epoch, config.metadata_log_config()).await?
+            shard.create(&name, log::ID, epoch, config.metadata_log()).await?
         }
     };
-    log.configure(config.metadata_log_config());
+    log.configure(config.metadata_log());
     let (mut image, term) = log::fold(&log).await?;
     let term = LeaderEpoch(term.map_or(FIRST_TERM, |term| term.0 + 1));
     let began = log::begin_term(&log, shard.io(), term, brokers.id(0))?;

@@ -61,10 +61,10 @@ fn new_topic(topic: CreatableTopic) -> NewTopic {
 
 fn describe(name: String, created: Created, validate_only: bool) -> TopicResult {
     let configs = created.configs.into_iter().map(|config| ConfigResult {
-        name: config.name,
-        value: Some(config.value),
+        name: config.name.to_owned(),
+        value: config.value,
         read_only: false,
-        config_source: config.source.code(),
+        config_source: config.source.id(),
         is_sensitive: false,
     });
     TopicResult {

@@ -10,6 +10,7 @@ use crate::errors;
 use crate::num::{u64_from, usize_from};
 use crate::routes::{Place, Topic};
 use bytes::BytesMut;
+use kariz_engine::batch::{Codec, HEADER_BYTES, Header};
 use kariz_engine::io::{Conn, File, Io};
 use kariz_engine::types::{Instant, Offset};
 use kariz_engine::{Mark, Partition, ReadError, Slice};
@@ -27,6 +28,8 @@ use std::time::Duration;
 /// Up to so many bytes are read into the send buffer: one `pread` and one `send` instead of
 /// three calls. Source: the copy costs less than a system call below it.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
+/// The first version in which a client may be sent zstd. Source: KIP-110.
+const ZSTD_FROM: i16 = 10;
 /// A consumer's replica ids: -1, and -2 for tools. Others are followers.
 const FOLLOWER_FROM: i32 = 0;
 
@@ -64,6 +67,8 @@ pub(crate) struct Found<I: Io> {
 struct Part<I: Io> {
     head: PartitionHead,
     slice: Option<Slice<I>>,
+    /// How much of the slice is sent.
+    len: usize,
     /// What to wait for if there is too little.
     partition: Option<Partition<I>>,
 }
@@ -138,10 +143,10 @@ pub(crate) async fn collect<I: Io>(core: &Core<I>, request: &Request<I>) -> Foun
                     if tell {
                         head.current_leader = core.leader(&wanted.name, partition.index);
                     }
-                    Part { head, slice: None, partition: None }
+                    Part { head, slice: None, len: 0, partition: None }
                 }
             };
-            found.bytes += part.slice.as_ref().map_or(0, Slice::len);
+            found.bytes += part.len;
             found.parts.push(part);
         }
     }
@@ -191,7 +196,33 @@ async fn read<I: Io>(
             }
         }
     };
-    Ok(Part { head, slice, partition: Some(partition.clone()) })
+    let mut len = slice.as_ref().map_or(0, Slice::len);
+    if let Some(slice) = slice.as_ref().filter(|_| request.asked.version < ZSTD_FROM && len > 0) {
+        match before_zstd(slice).await {
+            Ok(0) => return Err((ErrorCode::UnsupportedCompressionType, head)),
+            Ok(before) => len = before,
+            Err(error) => {
+                tracing::warn!(partition = %partition.name(), %error, "fetch failed");
+                return Err((ErrorCode::KafkaStorageError, head));
+            }
+        }
+    }
+    Ok(Part { head, slice, len, partition: Some(partition.clone()) })
+}
+
+/// How many bytes of `slice` a client can read that knows no zstd.
+async fn before_zstd<I: Io>(slice: &Slice<I>) -> io::Result<usize> {
+    slice.load().await?;
+    let (mut at, mut head) = (0, [0; HEADER_BYTES]);
+    while at < slice.len() {
+        let n = slice.file().read_at(&mut head, slice.position() + u64_from(at))?;
+        let Some(header) = Header::read(head.get(..n).unwrap_or_default()) else { break };
+        if header.codec() == Some(Codec::Zstd) {
+            return Ok(at);
+        }
+        at += header.total_bytes().ok_or(io::ErrorKind::InvalidData)?;
+    }
+    Ok(slice.len())
 }
 
 fn log_read_error<I: Io>(partition: &Partition<I>, error: &ReadError) {
@@ -298,8 +329,10 @@ fn encode<I: Io>(
                 core.metrics.error(part.head.error.code());
             }
             let records = match &part.slice {
-                Some(slice) if inline => Records::Inline(read_inline(slice, &mut records)?),
-                Some(slice) => Records::Hole(slice.len()),
+                Some(slice) if inline => {
+                    Records::Inline(read_inline(slice, part.len, &mut records)?)
+                }
+                Some(_) => Records::Hole(part.len),
                 None => Records::Inline(&[]),
             };
             response.partition(&part.head, records);
@@ -309,8 +342,12 @@ fn encode<I: Io>(
 }
 
 /// Reads a small slice into `room`.
-fn read_inline<'r, I: Io>(slice: &Slice<I>, room: &'r mut [u8]) -> io::Result<&'r [u8]> {
-    let room = room.get_mut(..slice.len()).ok_or(io::ErrorKind::InvalidData)?;
+fn read_inline<'r, I: Io>(
+    slice: &Slice<I>,
+    len: usize,
+    room: &'r mut [u8],
+) -> io::Result<&'r [u8]> {
+    let room = room.get_mut(..len).ok_or(io::ErrorKind::InvalidData)?;
     let mut done = 0;
     while done < room.len() {
         let rest = room.get_mut(done..).unwrap_or_default();

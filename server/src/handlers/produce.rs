@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::errors;
 use crate::routes::{Place, Topic};
 use bytes::BytesMut;
-use kariz_engine::batch::{Batch, Check, Codec};
+use kariz_engine::batch::{Batch, Codec};
 use kariz_engine::io::Io;
 use kariz_engine::types::Instant;
 use kariz_engine::{Mark, Partition, ReachError, Span};
@@ -178,7 +178,8 @@ fn append<I: Io>(topic: &Topic<I>, view: &PartitionView<'_>, version: i16) -> Ou
         Some(Place::Offline) => return Outcome::failed(ErrorCode::KafkaStorageError),
         None => return Outcome::failed(ErrorCode::UnknownTopicOrPartition),
     };
-    let batch = match Batch::parse(view.share_records().unwrap_or_default(), Check::Opaque) {
+    let check = partition.config().check();
+    let batch = match Batch::parse(view.share_records().unwrap_or_default(), check) {
         Ok(batch) => batch,
         Err(fault) => return Outcome::explained(errors::fault(&fault), &fault),
     };

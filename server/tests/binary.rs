@@ -1,0 +1,169 @@
+//! The binary: its one line, signals, a kill, and the offline commands.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Client, TempDir, batch, values};
+use kariz_protocol::ErrorCode;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+const KARIZ: &str = env!("CARGO_BIN_EXE_kariz");
+
+/// A server that is killed when the test ends.
+struct Process {
+    child: Child,
+    bootstrap: SocketAddr,
+    ready: String,
+}
+
+impl Process {
+    fn start(dir: &Path) -> Self {
+        let mut child = Command::new(KARIZ)
+            .args(["serve", "--listen", "127.0.0.1:0", "--cores", "0", "--data"])
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+        let bootstrap = ready.split("bootstrap=").nth(1).unwrap();
+        let bootstrap = bootstrap.split(' ').next().unwrap().parse().unwrap();
+        Self { child, bootstrap, ready }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+fn kariz(args: &[&str], path: &Path) -> Output {
+    Command::new(KARIZ).args(args).arg(path).output().unwrap()
+}
+
+#[test]
+fn one_line_tells_that_it_serves() {
+    let dir = TempDir::new();
+    let mut process = Process::start(dir.path());
+    let (at, pid) = (process.bootstrap, process.child.id());
+    assert_eq!(process.ready, format!("kariz ready bootstrap={at} cores=1 pid={pid}\n"));
+    process.signal("-TERM");
+    assert!(process.child.wait().unwrap().success());
+    let mut rest = String::new();
+    process.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "", "logs go to stderr");
+}
+
+#[test]
+fn signals_end_it_cleanly() {
+    for signal in ["-TERM", "-INT"] {
+        let dir = TempDir::new();
+        let mut process = Process::start(dir.path());
+        let mut c = Client::connect(process.bootstrap);
+        c.create("t", 1);
+        assert_eq!(c.produce("t", 0, batch(&["a"])).error, ErrorCode::None);
+        process.signal(signal);
+        assert!(process.child.wait().unwrap().success(), "{signal}");
+        let checked = kariz(&["check"], dir.path());
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+        // No term was lost, for nothing was: the stop was clean.
+        let process = Process::start(dir.path());
+        assert_eq!(Client::connect(process.bootstrap).offset("t", 0, -1).leader_epoch, 0);
+    }
+}
+
+#[test]
+fn a_kill_loses_nothing_acknowledged_and_begins_a_new_term() {
+    let dir = TempDir::new();
+    let mut expected = Vec::new();
+    for term in 0..4 {
+        let process = Process::start(dir.path());
+        let mut c = Client::connect(process.bootstrap);
+        if term == 0 {
+            assert_eq!(c.create("t", 1).error, ErrorCode::None);
+        }
+        assert_eq!(c.offset("t", 0, -1).leader_epoch, term);
+        for n in 0..20 {
+            let value = format!("{term}.{n}");
+            let answer = c.produce("t", 0, batch(&[&value]));
+            assert_eq!(answer.error, ErrorCode::None);
+            expected.push((answer.base_offset, value));
+        }
+        assert_eq!(values(&c.fetch("t", 0, 0).records.unwrap()), expected);
+        process.signal("-KILL");
+    }
+    let process = Process::start(dir.path());
+    let mut c = Client::connect(process.bootstrap);
+    assert_eq!(values(&c.fetch("t", 0, 0).records.unwrap()), expected);
+}
+
+#[test]
+fn check_and_dump_find_damage() {
+    let dir = TempDir::new();
+    {
+        let mut process = Process::start(dir.path());
+        let mut c = Client::connect(process.bootstrap);
+        c.create("t", 1);
+        for value in ["first", "second", "third"] {
+            c.produce("t", 0, batch(&[value]));
+        }
+        process.signal("-TERM");
+        assert!(process.child.wait().unwrap().success());
+    }
+    let log = dir.path().join("broker-256/t-0/00000000000000000000.log");
+    let dumped = kariz(&["dump"], &log);
+    let text = String::from_utf8(dumped.stdout).unwrap();
+    assert!(dumped.status.success());
+    assert_eq!(text.lines().count(), 3);
+    assert!(text.lines().all(|line| line.contains("crc ok") && line.contains("codec none")));
+
+    let good = std::fs::read(&log).unwrap();
+    let mut bad = good.clone();
+    let last = bad.len() - 1;
+    bad[last] ^= 1;
+    for (damage, bytes) in [("a bit", bad), ("a cut", good[..good.len() - 1].to_vec())] {
+        std::fs::write(&log, bytes).unwrap();
+        for (command, path) in [("check", dir.path()), ("dump", log.as_path())] {
+            let found = kariz(&[command], path);
+            assert_eq!(found.status.code(), Some(1), "{command} after {damage}");
+            let text = String::from_utf8(found.stdout).unwrap();
+            assert!(text.contains("CRC") || text.contains("WRONG") || text.contains("needs"), "{text}");
+        }
+    }
+    // An index that points beside a batch.
+    std::fs::write(&log, &good).unwrap();
+    assert!(kariz(&["check"], dir.path()).status.success());
+    let index = log.with_extension("index");
+    std::fs::write(&index, [0, 0, 0, 1, 0, 0, 0, 3]).unwrap();
+    let found = kariz(&["check"], dir.path());
+    assert_eq!(found.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&found.stdout).contains("no batch begins at position 3"));
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_a_reason() {
+    let dir = TempDir::new();
+    let refused = |args: &[&str]| {
+        let output = Command::new(KARIZ).args(args).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let data = dir.path().to_str().unwrap();
+    assert!(refused(&["serve", "--data", data, "--cores", "1-0"]).contains("no range"));
+    assert!(refused(&["serve", "--data", data, "--set", "x.y=1", "--cores", "0"]).contains("x.y"));
+    assert!(refused(&["check", data]).contains("broker-"));
+    assert!(refused(&["dump", "/no/such/file"]).contains("/no/such/file"));
+}

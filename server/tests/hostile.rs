@@ -1,0 +1,219 @@
+//! Clients that mean no good, or do not speak Kafka: each costs only itself.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use common::{Client, Fixture, batch, produce_request, shared};
+use kariz_protocol::header::encode_request;
+use kariz_protocol::messages::{api_versions, metadata};
+use kariz_protocol::{ApiKey, ErrorCode};
+use std::io::Write;
+use std::net::Shutdown;
+
+/// A frame with a request's header and this body.
+fn frame(api_key: i16, version: i16, body: &[u8]) -> Vec<u8> {
+    let mut buf = BytesMut::new();
+    buf.put_i32(i32::try_from(10 + body.len()).unwrap());
+    buf.put_i16(api_key);
+    buf.put_i16(version);
+    buf.put_i32(1);
+    buf.put_i16(-1); // No client id.
+    buf.put_slice(body);
+    buf.to_vec()
+}
+
+/// Whether somebody else is served.
+fn others_are_served() {
+    let answer = shared().client(0).call(4, &api_versions::Request::default());
+    assert_eq!(answer.error, ErrorCode::None);
+}
+
+#[test]
+fn what_breaks_the_protocol_closes_the_connection() {
+    let produce_0 = frame(0, 0, &[0; 10]);
+    let cases: [(&str, Vec<u8>); 9] = [
+        ("2 GiB", i32::MAX.to_be_bytes().to_vec()),
+        ("a negative length", (-1_i32).to_be_bytes().to_vec()),
+        ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("an empty frame", vec![0; 4]),
+        ("an unknown API", frame(999, 0, &[])),
+        ("a version that is advertised but not served", produce_0),
+        ("a version that is too new", frame(3, 99, &[0; 20])),
+        ("garbage behind a good header", frame(3, 1, &[0x7f; 20])),
+        ("an array of 2^31 topics", frame(3, 1, &[0x7f, 0xff, 0xff, 0xff])),
+    ];
+    for (case, bytes) in cases {
+        let mut c = shared().client(0);
+        c.stream.write_all(&bytes).unwrap();
+        assert!(c.is_closed(), "{case}");
+    }
+    others_are_served();
+}
+
+#[test]
+fn what_was_asked_before_is_still_answered() {
+    let mut c = shared().client(0);
+    let id = c.send(12, &metadata::Request::default());
+    c.stream.write_all(&frame(999, 0, &[])).unwrap();
+    assert!(!c.receive::<metadata::Request>(12, id).brokers.is_empty());
+    assert!(c.is_closed());
+}
+
+#[test]
+fn api_versions_is_answered_in_any_version() {
+    for version in [5, 99, i16::MAX] {
+        let mut c = shared().client(0);
+        // The header has tags from version 3 on; what follows is unknown to us.
+        c.stream.write_all(&frame(18, version, &[0, 1, 2, 3])).unwrap();
+        let answer = c.receive_frame().unwrap();
+        // In version 0: the correlation id, the error, and the range to step down to.
+        let mut expected = BytesMut::new();
+        expected.put_i32(1);
+        expected.put_i16(ErrorCode::UnsupportedVersion.code());
+        expected.put_i32(1);
+        for n in [18, 0, 4] {
+            expected.put_i16(n);
+        }
+        assert_eq!(answer, expected);
+        // And the connection goes on.
+        assert_eq!(c.call(4, &api_versions::Request::default()).error, ErrorCode::None);
+    }
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte() {
+    let mut c = shared().client(0);
+    let mut buf = BytesMut::new();
+    encode_request(&mut buf, 12, 7, Some("slow"), &metadata::Request::default()).unwrap();
+    for byte in &buf {
+        c.stream.write_all(&[*byte]).unwrap();
+    }
+    assert!(!c.receive::<metadata::Request>(12, 7).brokers.is_empty());
+}
+
+#[test]
+fn a_request_that_breaks_off_is_forgotten() {
+    for keep in [1, 3, 4, 7, 20] {
+        let mut c = shared().client(0);
+        let frame = frame(ApiKey::Produce.code(), 9, &[1; 100]);
+        c.stream.write_all(&frame[..keep]).unwrap();
+        c.stream.shutdown(Shutdown::Write).unwrap();
+        assert!(c.is_closed());
+    }
+    others_are_served();
+}
+
+#[test]
+fn a_compressed_bomb_is_stored_and_never_inflated_by_others() {
+    // 40 KiB of gzip that inflate to 40 MiB, in a topic that reads every record and in one that
+    // does not: only the bytes on the wire are taken, or none.
+    let mut c = shared().client(0);
+    let zeros = "0".repeat(40 << 20);
+    let bomb = common::builder(&[&zeros]).compress(kariz_engine::batch::Codec::Gzip);
+    let bomb: Bytes = common::wire(bomb);
+    assert!(bomb.len() < 100_000);
+    c.create("bomb", 1);
+    assert_eq!(c.produce("bomb", 0, bomb.clone()).error, ErrorCode::None);
+    c.create_with("bomb-checked", 1, &[("validate", "full")]);
+    let answer = c.produce("bomb-checked", 0, bomb);
+    assert_eq!(answer.error, ErrorCode::None, "40 MiB is within the bound of 64");
+    let larger = "0".repeat(70 << 20);
+    let larger = common::builder(&[&larger]).compress(kariz_engine::batch::Codec::Gzip);
+    let answer = c.produce("bomb-checked", 0, common::wire(larger));
+    assert_eq!(answer.error, ErrorCode::MessageTooLarge);
+}
+
+/// Bytes of memory that this process holds now.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+#[test]
+fn sixty_four_that_announce_90_mib_cost_at_most_64() {
+    let fixture = Fixture::start(1);
+    let mut witness = fixture.client(0);
+    witness.create("t", 1);
+    witness.produce("t", 0, batch(&["warm"]));
+    let before = resident_bytes();
+    let announced = (90_i32 << 20).to_be_bytes();
+    let mut hostile: Vec<Client> = (0..64).map(|_| fixture.client(0)).collect();
+    // Each sends until the server takes no more of it: well over 64 MiB in all, were it taken.
+    let chunk = vec![0; 1 << 20];
+    for c in &mut hostile {
+        c.stream.set_nonblocking(true).unwrap();
+        let _ = c.stream.write(&announced).unwrap();
+    }
+    for _ in 0..8 {
+        for c in &mut hostile {
+            // Would block: the server does not receive, and the socket's buffers are full.
+            let _taken = c.stream.write(&chunk);
+        }
+        // The others are served meanwhile, with small requests and with large ones.
+        assert_eq!(witness.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+    }
+    let added = resident_bytes().saturating_sub(before);
+    assert!(added <= 64 << 20, "{} MiB", added >> 20);
+    drop(hostile);
+    // What they held is given back: a large request passes.
+    let large = "x".repeat(900_000);
+    assert_eq!(witness.produce("t", 0, batch(&[&large])).error, ErrorCode::None);
+}
+
+#[test]
+fn who_does_not_read_is_not_read_from() {
+    // Asks for more than the sockets' buffers hold and reads nothing. The server's memory is
+    // bounded by what may be in flight; here only that it stops, and serves the others.
+    let fixture = Fixture::start(1);
+    let mut c = fixture.client(0);
+    c.create("t", 1);
+    let large = "x".repeat(500_000);
+    c.produce("t", 0, batch(&[&large]));
+    let mut deaf = fixture.client(0);
+    deaf.stream.set_nonblocking(true).unwrap();
+    let wanted = kariz_protocol::messages::fetch::FetchPartition::default();
+    let mut buf = BytesMut::new();
+    encode_request(&mut buf, 12, 1, None, &common::fetch_request("t", wanted)).unwrap();
+    let before = resident_bytes();
+    let mut refused = 0;
+    for _ in 0..200_000 {
+        match deaf.stream.write(&buf) {
+            Ok(n) if n == buf.len() => (),
+            // Full, or a part of a request: nothing more may follow it.
+            _ => {
+                refused += 1;
+                break;
+            }
+        }
+    }
+    assert_eq!(refused, 1, "the server stops receiving");
+    assert!(resident_bytes().saturating_sub(before) < 32 << 20);
+    assert_eq!(c.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+}
+
+#[test]
+fn many_requests_of_one_connection_are_all_answered() {
+    let mut c = shared().client(0);
+    c.create("flood", 1);
+    // More than may be in flight; a second thread writes, for the server stops receiving.
+    let n = 5000;
+    let mut writer = c.stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        let request = produce_request(-1, "flood", 0, Some(batch(&["x"])));
+        let mut buf = BytesMut::new();
+        for id in 0..n {
+            encode_request(&mut buf, 9, id, None, &request).unwrap();
+        }
+        writer.write_all(&buf).unwrap();
+    });
+    for id in 0..n {
+        let answer = c.receive::<kariz_protocol::messages::produce::Request>(9, id);
+        let answer = &answer.topics[0].partitions[0];
+        assert_eq!((answer.error, answer.base_offset), (ErrorCode::None, i64::from(id)));
+    }
+    writing.join().unwrap();
+}

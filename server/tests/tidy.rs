@@ -1,0 +1,160 @@
+//! The house rules that no lint sees.
+
+#![allow(missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The engine's modules: each imports only what stands before it.
+const ENGINE_ORDER: [&str; 15] = [
+    "num", "types", "futures", "metrics", "batch", "config", "io", "checkpoint", "journal", "log",
+    "producer", "partition", "shard", "engine", "sim",
+];
+/// Imports against the order, each for a reason.
+const AGAINST_THE_ORDER: [(&str, &str); 1] = [
+    // A shard hands out the way to the other cores that its engine gave it.
+    ("shard", "engine"),
+];
+/// Lines after which one asks what second idea has moved in.
+const LINES_MAX: usize = 600;
+/// Files that may be longer, each for a reason.
+const LONGER: [&str; 0] = [];
+/// Where the code is.
+const SOURCES: [&str; 6] =
+    ["engine/src", "engine/tests", "server/src", "server/tests", "server/protocol", "loadgen/src"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// All files below `dir` whose names end in `.ext`, in the order of their names.
+fn files(dir: &Path, ext: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(dir) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        let hidden = path.file_name().unwrap().to_str().is_none_or(|n| n.starts_with('.'));
+        if hidden || path.ends_with("target") || path.ends_with("node_modules") {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files(&path, ext));
+        } else if path.extension().is_some_and(|e| e == ext) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<(String, String)> {
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        (name, fs::read_to_string(path).unwrap())
+    };
+    let all: Vec<_> =
+        SOURCES.iter().flat_map(|dir| files(&root().join(dir), "rs")).map(read).collect();
+    assert!(all.len() > 50, "the sources are not where they were");
+    all
+}
+
+/// The part of a source file before its tests.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap()
+}
+
+fn is_test(name: &str) -> bool {
+    name.contains("/tests/") || name.ends_with("/tests.rs")
+}
+
+#[test]
+fn engine_modules_import_upward_only() {
+    let place = |module: &str| ENGINE_ORDER.iter().position(|m| *m == module);
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        let Some(rest) = name.strip_prefix("engine/src/").filter(|_| !is_test(&name)) else {
+            continue;
+        };
+        let module = rest.split(['/', '.']).next().unwrap();
+        if module == "lib" {
+            continue;
+        }
+        let Some(mine) = place(module) else {
+            wrong.push(format!("{name}: `{module}` has no place in ENGINE_ORDER"));
+            continue;
+        };
+        for line in without_tests(&text).lines().filter(|l| !l.trim_start().starts_with("//")) {
+            for import in line.split("crate::").skip(1) {
+                let import = import.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+                let allowed = place(import).is_none_or(|theirs| theirs <= mine)
+                    || AGAINST_THE_ORDER.contains(&(module, import));
+                if !allowed {
+                    wrong.push(format!("{name} imports `{import}`, which stands after `{module}`"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_a_book() {
+    let long = |(name, text): &(String, String)| {
+        let lines = text.lines().count();
+        (lines > LINES_MAX && !LONGER.contains(&name.as_str())).then(|| format!("{name}: {lines}"))
+    };
+    let wrong: Vec<_> = sources().iter().filter_map(long).collect();
+    assert!(wrong.is_empty(), "over {LINES_MAX} lines:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_unwraps_outside_tests() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources().iter().filter(|(name, _)| !is_test(name)) {
+        for (n, line) in (1..).zip(without_tests(text).lines()) {
+            let code = line.split("//").next().unwrap();
+            if [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!("]
+                .iter()
+                .any(|banned| code.contains(banned))
+            {
+                wrong.push(format!("{name}:{n}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_code_is_below_the_seam_only() {
+    let wrong: Vec<_> = sources()
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with("engine/src/io/uring/"))
+        .filter(|(name, text)| {
+            !name.ends_with("tidy.rs")
+                && text.lines().any(|l| {
+                    let code = l.split("//").next().unwrap();
+                    code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl")
+                })
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn links_in_documents_resolve() {
+    let mut wrong = Vec::new();
+    for file in files(root(), "md") {
+        let text = fs::read_to_string(&file).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#', ' ']).next().unwrap();
+            if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            if !file.parent().unwrap().join(target).exists() {
+                wrong.push(format!("{}: {target}", file.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
