@@ -55,6 +55,9 @@ impl<I: Io> Shard<I> {
             yield_now().await;
         }
         self.write_checkpoints().await?;
+        if core.failure().is_some() {
+            return Ok(());
+        }
         if self.partitions().iter().any(|p| p.needs_journal()) {
             return Ok(());
         }

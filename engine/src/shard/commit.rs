@@ -16,7 +16,9 @@ impl<I: Io> Shard<I> {
     pub(super) async fn commit_loop(&self) {
         let core = &self.0.core;
         let mut spare = Entry::new();
-        while !self.0.stopped.get() {
+        // After a failed sync of the journal nothing more may go into it: a whole entry behind one
+        // that is lost would be taken for damage.
+        while !self.0.stopped.get() && core.failure().is_none() {
             core.dirty.wait().await;
             either(core.demand.wait(), core.io.sleep(COMMIT_DELAY)).await;
             let _committing = self.0.committing.lock().await;
@@ -70,7 +72,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    async fn commit_journal(&self, entry: &mut Entry) -> io::Result<()> {
+    pub(super) async fn commit_journal(&self, entry: &mut Entry) -> io::Result<()> {
         if entry.is_empty() {
             return Ok(());
         }
@@ -84,6 +86,9 @@ impl<I: Io> Shard<I> {
     /// Writes `entry`, once there is room for it.
     pub(super) async fn write_entry(&self, entry: &mut Entry) -> io::Result<()> {
         loop {
+            if let Some(reason) = self.0.core.failure() {
+                return Err(io::Error::other(reason.to_string()));
+            }
             let written = self.0.journal.borrow_mut().write(entry);
             match written {
                 Ok(()) => break,

@@ -264,9 +264,10 @@ impl<I: Io> Shard<I> {
             entry.clear();
             let cut = partition.truncation(to)?;
             entry.push(&cut, std::iter::empty());
-            self.write_entry(&mut entry).await?;
-            let synced = self.0.journal.borrow().sync();
-            synced.await?;
+            if let Err(error) = self.commit_journal(&mut entry).await {
+                self.fail(&format!("the journal failed: {error}"));
+                return Err(error.into());
+            }
             partition.truncate(&cut)?;
         }
         self.checkpoint().await?;
