@@ -1,10 +1,10 @@
 //! What the server is told at its start: options, Kafka's keys, and what follows from them.
 
 use crate::cluster::control::ConfigEntry;
+use kariz_engine::Event;
 use kariz_engine::config::{
     BadEscape, BrokerConfig, ConfigError, LogConfig, Warning, parse_properties,
 };
-use kariz_engine::Event;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -212,11 +212,7 @@ impl Advertise {
     /// What to tell clients when nobody said: the address, or the machine's name if the server
     /// listens on all of them.
     pub(crate) fn host_of(at: IpAddr) -> String {
-        if at.is_unspecified() {
-            machine_name()
-        } else {
-            at.to_string()
-        }
+        if at.is_unspecified() { machine_name() } else { at.to_string() }
     }
 }
 

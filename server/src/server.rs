@@ -93,7 +93,8 @@ pub struct Server {
 }
 
 struct Inner {
-    engine: Engine,
+    /// Gone once it has stopped: it holds the lock on the data directory.
+    engine: Mutex<Option<Engine>>,
     listening: Vec<SocketAddr>,
     http: Option<Http>,
     /// The outcome of the stop, once there is one.
@@ -123,7 +124,7 @@ impl Server {
         });
         match served {
             Ok((listening, http)) => {
-                let stopped = Mutex::new(None);
+                let (engine, stopped) = (Mutex::new(Some(engine)), Mutex::new(None));
                 Ok(Self { inner: Arc::new(Inner { engine, listening, http, stopped }) })
             }
             Err(error) => {
@@ -208,7 +209,8 @@ impl Server {
         if let Some(http) = &self.inner.http {
             http.stop();
         }
-        let ended = self.inner.engine.shutdown(GRACE);
+        let engine = self.inner.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = engine.map_or(Ok(()), |engine| engine.shutdown(GRACE));
         let outcome = ended.map_err(|error| StopError(error.to_string()));
         *stopped = Some(outcome.clone());
         outcome
@@ -219,7 +221,9 @@ impl Server {
     /// # Errors
     /// [`StopError`]: why it failed, or how the stop did.
     pub fn wait(&self) -> Result<(), StopError> {
-        let ended = self.inner.engine.wait().map_err(|error| StopError(error.to_string()));
+        let engine = self.inner.engine.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ended = engine.map_or(Ok(()), |engine| engine.wait());
+        let ended = ended.map_err(|error| StopError(error.to_string()));
         // The one who stops it holds the lock until all is durable.
         let stopped = self.stop();
         ended.and(stopped)

@@ -26,7 +26,10 @@ pub(crate) enum WalkError {
 ///
 /// # Errors
 /// [`WalkError`]; all batches before it have been visited.
-pub(crate) fn walk(file: &Path, mut visit: impl FnMut(u64, BatchView<'_>)) -> Result<u64, WalkError> {
+pub(crate) fn walk(
+    file: &Path,
+    mut visit: impl FnMut(u64, BatchView<'_>),
+) -> Result<u64, WalkError> {
     let file = File::open(file)?;
     let end = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 20, file);

@@ -140,7 +140,10 @@ fn check_and_dump_find_damage() {
             let found = kariz(&[command], path);
             assert_eq!(found.status.code(), Some(1), "{command} after {damage}");
             let text = String::from_utf8(found.stdout).unwrap();
-            assert!(text.contains("CRC") || text.contains("WRONG") || text.contains("needs"), "{text}");
+            assert!(
+                text.contains("CRC") || text.contains("WRONG") || text.contains("needs"),
+                "{text}"
+            );
         }
     }
     // An index that points beside a batch.

@@ -49,7 +49,10 @@ fn what_one_core_makes_the_other_serves() {
             assert_eq!(refused.current_leader.map(|l| l.leader_id), Some(partition.leader_id));
         }
         assert_eq!(one.delete(&name).error, ErrorCode::None);
-        assert_eq!(zero.metadata(Some(&[&name]), false).topics[0].error, ErrorCode::UnknownTopicOrPartition);
+        assert_eq!(
+            zero.metadata(Some(&[&name]), false).topics[0].error,
+            ErrorCode::UnknownTopicOrPartition
+        );
     }
 }
 
@@ -59,7 +62,8 @@ fn each_core_is_a_broker() {
     for core in 0..2 {
         let answer = fixture.client(core).metadata(None, false);
         let brokers: Vec<_> = answer.brokers.iter().map(|b| (b.node_id, b.port)).collect();
-        let ports: Vec<_> = fixture.server.listening().iter().map(|at| i32::from(at.port())).collect();
+        let ports: Vec<_> =
+            fixture.server.listening().iter().map(|at| i32::from(at.port())).collect();
         assert_eq!(brokers, [(256, ports[0]), (257, ports[1])]);
         assert!(answer.brokers.iter().all(|b| b.rack.is_some()));
         assert_eq!(answer.controller_id, 256);
@@ -132,7 +136,10 @@ fn another_number_of_cores_moves_partitions() {
         let core = usize::try_from(partition.leader_id - 256).unwrap();
         let mut leader = common::Client::connect(server.listening()[core]);
         let value = format!("in {}", partition.index);
-        assert_eq!(leader.produce("moves", partition.index, batch(&[&value])).error, ErrorCode::None);
+        assert_eq!(
+            leader.produce("moves", partition.index, batch(&[&value])).error,
+            ErrorCode::None
+        );
     }
     server.stop().unwrap();
 
@@ -163,7 +170,8 @@ fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let dir = TempDir::new();
     let listen = taken.local_addr().unwrap();
-    let error = Server::start(Options { listen, ..options(dir.path(), 1) }).map(|_| ()).unwrap_err();
+    let error =
+        Server::start(Options { listen, ..options(dir.path(), 1) }).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains(&listen.to_string()), "{error}");
     // Nothing is left running: the directory is free.
     drop(taken);
@@ -175,11 +183,15 @@ fn settings_that_make_no_sense_are_refused() {
     let dir = TempDir::new();
     let start = |key: &str, value: &str| {
         let set = vec![(key.to_owned(), value.to_owned())];
-        Server::start(Options { set, ..options(dir.path(), 1) }).map(|_| ()).unwrap_err().to_string()
+        Server::start(Options { set, ..options(dir.path(), 1) })
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
     };
     assert!(start("num.partitons", "4").contains("num.partitons"));
     assert!(start("num.partitions", "many").contains("num.partitions"));
-    let error = Server::start(Options { advertise: Some(":".to_owned()), ..options(dir.path(), 1) });
+    let error =
+        Server::start(Options { advertise: Some(":".to_owned()), ..options(dir.path(), 1) });
     assert!(error.is_err());
 }
 
@@ -188,10 +200,12 @@ fn settings_come_from_a_file_and_from_options() {
     let dir = TempDir::new();
     let file = dir.path().join("server.properties");
     std::fs::write(&file, "# Kafka's keys\nnum.partitions=3\nauto.create.topics.enable = false\nmessage.max.bytes: 600\n").unwrap();
-    let set = vec![("num.partitions".to_owned(), "5".to_owned()), ("node.id".to_owned(), "0".to_owned())];
+    let set =
+        vec![("num.partitions".to_owned(), "5".to_owned()), ("node.id".to_owned(), "0".to_owned())];
     let advertise = Some("kafka.example:1000".to_owned());
     let data = dir.path().join("data");
-    let server = Server::start(Options { config: Some(file), set, advertise, ..options(&data, 2) }).unwrap();
+    let server =
+        Server::start(Options { config: Some(file), set, advertise, ..options(&data, 2) }).unwrap();
     let mut c = client(&server);
     let metadata = c.metadata(Some(&["no"]), true);
     assert_eq!(metadata.topics[0].error, ErrorCode::UnknownTopicOrPartition);
@@ -208,7 +222,10 @@ fn settings_come_from_a_file_and_from_options() {
 
 #[test]
 fn a_strict_replication_factor_is_not_pretended() {
-    let fixture = Fixture::with(1, &[("replication.factor.strict", "true"), ("delete.topic.enable", "false")]);
+    let fixture = Fixture::with(
+        1,
+        &[("replication.factor.strict", "true"), ("delete.topic.enable", "false")],
+    );
     let mut c = fixture.client(0);
     let topic = |replication_factor| kariz_protocol::messages::create_topics::Request {
         topics: vec![kariz_protocol::messages::create_topics::CreatableTopic {
@@ -266,7 +283,10 @@ fn a_stop_answers_who_waits() {
     let id = c.send(12, &request);
     // Handled, and so parked, once what was sent behind it on another connection is answered.
     fixture.client(0).metadata(None, false);
-    let stopping = { let server = fixture.server.clone(); std::thread::spawn(move || server.stop()) };
+    let stopping = {
+        let server = fixture.server.clone();
+        std::thread::spawn(move || server.stop())
+    };
     let answer = c.receive::<fetch::Request>(12, id);
     assert_eq!(answer.topics[0].partitions[0].head.error, ErrorCode::None);
     assert!(c.is_closed());

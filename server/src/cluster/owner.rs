@@ -5,9 +5,7 @@
 //!
 //! **Invariant:** what a core has applied is durable, and in the order of the log.
 
-use super::control::{
-    ConfigEntry, ControlError, Created, Deleted, NewTopic, TopicError, TopicRef,
-};
+use super::control::{ConfigEntry, ControlError, Created, Deleted, NewTopic, TopicError, TopicRef};
 use super::image::Image;
 use super::log::{self, Delta, LogError};
 use super::names;
@@ -188,6 +186,8 @@ impl<I: Io> Owner<I> {
                 replicas: vec![*leader],
                 isr: vec![*leader],
                 leader: *leader,
+                leader_epoch: 0,
+                partition_epoch: 0,
                 ..records::Partition::default()
             })
         }));

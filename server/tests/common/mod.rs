@@ -177,7 +177,8 @@ impl Client {
     }
 
     pub fn delete(&mut self, name: &str) -> delete_topics::TopicResult {
-        let topic = delete_topics::TopicRequest { name: Some(name.to_owned()), ..Default::default() };
+        let topic =
+            delete_topics::TopicRequest { name: Some(name.to_owned()), ..Default::default() };
         let request = delete_topics::Request { topics: vec![topic], timeout_ms: 30_000 };
         self.call(6, &request).topics.remove(0)
     }
@@ -199,7 +200,12 @@ impl Client {
     }
 
     /// Produces with acks=all.
-    pub fn produce(&mut self, topic: &str, partition: i32, records: Bytes) -> produce::PartitionResponse {
+    pub fn produce(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        records: Bytes,
+    ) -> produce::PartitionResponse {
         self.produce_as(9, -1, topic, partition, Some(records))
     }
 
@@ -242,7 +248,12 @@ impl Client {
     }
 
     /// Looks an offset up: by time, or -1, -2, ... .
-    pub fn offset(&mut self, topic: &str, partition: i32, at: i64) -> list_offsets::PartitionResponse {
+    pub fn offset(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        at: i64,
+    ) -> list_offsets::PartitionResponse {
         self.offset_as(10, topic, partition, at, -1)
     }
 
@@ -255,10 +266,8 @@ impl Client {
         current_leader_epoch: i32,
     ) -> list_offsets::PartitionResponse {
         let wanted = list_offsets::PartitionRequest { index, current_leader_epoch, timestamp };
-        let topics = vec![list_offsets::TopicRequest {
-            name: topic.to_owned(),
-            partitions: vec![wanted],
-        }];
+        let topics =
+            vec![list_offsets::TopicRequest { name: topic.to_owned(), partitions: vec![wanted] }];
         let timeout_ms = if version >= 10 { 30_000 } else { 0 };
         let request = list_offsets::Request { topics, timeout_ms, ..Default::default() };
         self.call(version, &request).topics.remove(0).partitions.remove(0)

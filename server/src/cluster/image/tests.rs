@@ -18,6 +18,8 @@ fn partition(id: u128, partition_id: i32, leader: i32) -> Record {
         replicas: vec![leader],
         isr: vec![leader],
         leader,
+        leader_epoch: 0,
+        partition_epoch: 0,
         ..Partition::default()
     })
 }
@@ -95,9 +97,8 @@ fn brokers_features_and_producer_ids() {
     let broker = |broker_id| {
         Record::RegisterBroker(RegisterBroker { broker_id, ..RegisterBroker::default() })
     };
-    let feature = |name: &str, level| {
-        Record::FeatureLevel(FeatureLevel { name: name.to_owned(), level })
-    };
+    let feature =
+        |name: &str, level| Record::FeatureLevel(FeatureLevel { name: name.to_owned(), level });
     let image = fold(&[
         broker(257),
         broker(256),
@@ -105,7 +106,11 @@ fn brokers_features_and_producer_ids() {
         feature("kraft.version", 1),
         feature("group.version", 1),
         feature("group.version", 0),
-        Record::ProducerIds(ProducerIds { broker_id: 256, broker_epoch: 1, next_producer_id: 1000 }),
+        Record::ProducerIds(ProducerIds {
+            broker_id: 256,
+            broker_epoch: 1,
+            next_producer_id: 1000,
+        }),
     ])
     .unwrap();
     assert_eq!(image.brokers().map(|(id, _)| id).collect::<Vec<_>>(), [256, 257]);

@@ -1,0 +1,25 @@
+//! What each API answers in each case of Kafka's table.
+
+#![allow(missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod fetch;
+mod produce;
+mod session;
+mod topics;
+
+use common::{Client, shared};
+use kariz_protocol::ErrorCode;
+
+/// A client of the server that all these tests share.
+fn client() -> Client {
+    shared().client(0)
+}
+
+/// A topic of one test's own, with one partition.
+fn topic(client: &mut Client, name: &str) -> String {
+    let created = client.create(name, 1);
+    assert_eq!(created.error, ErrorCode::None, "{:?}", created.error_message);
+    name.to_owned()
+}

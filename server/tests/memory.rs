@@ -1,0 +1,88 @@
+//! What hostile clients may cost. Apart from the other tests, and one after another, for what is
+//! measured is the whole process.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use bytes::BytesMut;
+use common::{Client, Fixture, batch};
+use kariz_protocol::ErrorCode;
+use kariz_protocol::header::encode_request;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// Held by the test that measures.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Bytes of memory that this process holds now.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+#[test]
+fn sixty_four_that_announce_90_mib_cost_at_most_64() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Fixture::start(1);
+    let mut witness = fixture.client(0);
+    witness.create("t", 1);
+    witness.produce("t", 0, batch(&["warm"]));
+    let before = resident_bytes();
+    let announced = (90_i32 << 20).to_be_bytes();
+    let mut hostile: Vec<Client> = (0..64).map(|_| fixture.client(0)).collect();
+    // Each sends until the server takes no more of it: well over 64 MiB in all, were it taken.
+    let chunk = vec![0; 1 << 20];
+    for c in &mut hostile {
+        c.stream.set_nonblocking(true).unwrap();
+        let _ = c.stream.write(&announced).unwrap();
+    }
+    for _ in 0..8 {
+        for c in &mut hostile {
+            // Would block: the server does not receive, and the socket's buffers are full.
+            let _taken = c.stream.write(&chunk);
+        }
+        // The others are served meanwhile, with small requests and with large ones.
+        assert_eq!(witness.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+    }
+    let added = resident_bytes().saturating_sub(before);
+    assert!(added <= 64 << 20, "{} MiB", added >> 20);
+    drop(hostile);
+    // What they held is given back: a large request passes.
+    let large = "x".repeat(900_000);
+    assert_eq!(witness.produce("t", 0, batch(&[&large])).error, ErrorCode::None);
+}
+
+#[test]
+fn who_does_not_read_is_not_read_from() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Asks for more than the sockets' buffers hold and reads nothing. The server's memory is
+    // bounded by what may be in flight; here only that it stops, and serves the others.
+    let fixture = Fixture::start(1);
+    let mut c = fixture.client(0);
+    c.create("t", 1);
+    let large = "x".repeat(500_000);
+    c.produce("t", 0, batch(&[&large]));
+    let mut deaf = fixture.client(0);
+    deaf.stream.set_nonblocking(true).unwrap();
+    let wanted = kariz_protocol::messages::fetch::FetchPartition::default();
+    let mut buf = BytesMut::new();
+    encode_request(&mut buf, 12, 1, None, &common::fetch_request("t", wanted)).unwrap();
+    let before = resident_bytes();
+    let mut refused = 0;
+    for _ in 0..200_000 {
+        match deaf.stream.write(&buf) {
+            Ok(n) if n == buf.len() => (),
+            // Full, or a part of a request: nothing more may follow it.
+            _ => {
+                refused += 1;
+                break;
+            }
+        }
+    }
+    assert_eq!(refused, 1, "the server stops receiving");
+    assert!(resident_bytes().saturating_sub(before) < 32 << 20);
+    assert_eq!(c.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+}
