@@ -29,13 +29,15 @@ const LENGTHS_MAX: usize = 64;
 struct Length {
     seq: u64,
     len: usize,
+    /// The shortest that the file was cut to: beyond it the disk's bytes are no longer its own.
+    cut: usize,
 }
 
 /// What a sync covers: the file as it was when it was called.
 #[derive(Debug)]
 pub(super) struct Capture {
     seq: u64,
-    /// The new length, and the shortest that the file was on the way there.
+    /// The new length, and the shortest that the file was cut to on the way there.
     length: Option<(usize, usize)>,
     /// A dirty sector's number, and where its bytes lie in `bytes`.
     sectors: Vec<(usize, std::ops::Range<usize>)>,
@@ -128,7 +130,7 @@ impl Content {
         }
         if end > self.now.len() {
             self.now.resize(end, 0);
-            self.note_length(seq, end);
+            self.note_growth(seq);
         }
         self.blocks.take(super::to_u64(at), super::to_u64(n));
         let mut at = at;
@@ -156,9 +158,12 @@ impl Content {
                 self.touch(len / SECTOR_BYTES, seq, &mut flushed);
             }
             self.blocks.release_from(super::to_u64(len));
+            self.now.truncate(len);
+            self.lengths.push(Length { seq, len, cut: len });
+        } else {
+            self.now.resize(len, 0);
+            self.note_growth(seq);
         }
-        self.now.resize(len, 0);
-        self.note_length(seq, len);
     }
 
     /// Marks `sector` written at `seq`, before its bytes change.
@@ -178,13 +183,18 @@ impl Content {
         }
     }
 
-    fn note_length(&mut self, seq: u64, len: usize) {
+    fn note_growth(&mut self, seq: u64) {
+        let len = self.now.len();
         let full = self.lengths.len() >= LENGTHS_MAX;
-        let growing = |length: &Length| length.len <= len;
         match self.lengths.last_mut() {
-            Some(last) if full && growing(last) => *last = Length { seq, len },
-            _ => self.lengths.push(Length { seq, len }),
+            Some(last) if full => *last = Length { seq, len, cut: last.cut },
+            _ => self.lengths.push(Length { seq, len, cut: usize::MAX }),
         }
+    }
+
+    /// The shortest that the file was cut to in the first `steps` steps.
+    fn shortest_cut(&self, steps: usize) -> usize {
+        self.lengths[..steps].iter().map(|length| length.cut).min().unwrap_or(usize::MAX)
     }
 
     /// What a sync called now covers.
@@ -198,8 +208,8 @@ impl Content {
             bytes.extend_from_slice(&self.now[start..end]);
             sectors.push((sector, from..bytes.len()));
         }
-        let shortest = self.lengths.iter().map(|length| length.len).min();
-        let length = shortest.map(|shortest| (self.now.len(), shortest));
+        let pending = self.lengths.len();
+        let length = (pending > 0).then(|| (self.now.len(), self.shortest_cut(pending)));
         Capture { seq, length, sectors, bytes }
     }
 
@@ -209,8 +219,8 @@ impl Content {
             return; // A later call that ended earlier covered more.
         }
         self.synced = capture.seq;
-        if let Some((len, shortest)) = capture.length {
-            self.settle_length(len, shortest, capture.seq);
+        if let Some((len, cut)) = capture.length {
+            self.settle_length(len, cut, capture.seq);
         }
         for (sector, range) in &capture.sectors {
             put(&mut self.durable, sector * SECTOR_BYTES, &capture.bytes[range.clone()]);
@@ -227,11 +237,11 @@ impl Content {
         rng: &mut Rng,
     ) {
         let length_lost = capture.length.is_some() && rng.coin();
-        if let Some((len, shortest)) = capture.length {
+        if let Some((len, cut)) = capture.length {
             if length_lost {
                 self.lengths.retain(|length| length.seq > capture.seq);
             } else {
-                self.settle_length(len, shortest, capture.seq);
+                self.settle_length(len, cut, capture.seq);
             }
         }
         let mut lost = Vec::new();
@@ -254,9 +264,9 @@ impl Content {
         }
     }
 
-    fn settle_length(&mut self, len: usize, shortest: usize, seq: u64) {
-        self.durable.truncate(shortest);
-        self.durable.resize(len, 0);
+    fn settle_length(&mut self, len: usize, cut: usize, seq: u64) {
+        // Cut there, and not at `len`: the disk may have sectors of a later, longer file.
+        self.durable.truncate(cut);
         self.durable_len = len;
         self.lengths.retain(|length| length.seq > seq);
     }
@@ -276,9 +286,8 @@ impl Content {
             Survival::Any => rng.index(self.lengths.len() + 1),
         };
         let mut len = steps.checked_sub(1).map_or(self.durable_len, |last| self.lengths[last].len);
-        let shortest = self.lengths[..steps].iter().map(|length| length.len).min();
         let mut image = std::mem::take(&mut self.durable);
-        image.truncate(shortest.unwrap_or(usize::MAX));
+        image.truncate(self.shortest_cut(steps));
         // A step that makes the file longer may have got as far as any of its sectors.
         if let (Survival::Any, Some(next)) = (survival, self.lengths.get(steps))
             && next.len > len
@@ -308,7 +317,7 @@ impl Content {
     /// Evicts the clean pages: what a failed sync lost reads as the disk has it.
     pub(super) fn drop_caches(&mut self) {
         // Beyond a cut that is not durable the disk still has the old bytes, of another file's room.
-        let cut = self.lengths.iter().map(|length| length.len).min().unwrap_or(usize::MAX);
+        let cut = self.shortest_cut(self.lengths.len());
         for sector in 0..self.now.len().min(cut).div_ceil(SECTOR_BYTES) {
             if self.dirty.contains_key(&sector) {
                 continue;

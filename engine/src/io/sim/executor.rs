@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Polls in a row without a pause after which time moves all the same: tasks that wake each other
 /// until a deadline comes are slow on a real machine too.
-const SPIN_POLLS: u64 = 100_000;
+const SPIN_POLLS: u64 = 10_000;
 
 /// So many times `SPIN_POLLS`, with no alarm set: nothing will ever change.
 const SPINS_MAX: u64 = 100;

@@ -93,6 +93,9 @@ impl Fault {
     }
 }
 
+/// Says of a path whether it is meant.
+type Names = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// A fault for chosen operations: the n-th of a kind, on files of chosen names.
 ///
 /// ```
@@ -105,7 +108,7 @@ impl Fault {
 pub struct Rule {
     kind: OpKind,
     fault: Fault,
-    names: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    names: Option<Names>,
     skip: u64,
     times: u64,
 }

@@ -220,20 +220,18 @@ impl File for SimFile {
 
     fn load(&self, at: u64, len: usize) -> impl Future<Output = io::Result<()>> + 'static {
         let handle = &self.0;
-        let wait = handle.shared.begin(handle.boot, OpKind::Load, &handle.path).and_then(
-            |(mut guard, fault)| {
-                let machine = &mut *guard;
-                let resident = machine.rng.coin();
-                let latency = machine.rng.duration(&machine.faults.disk_latency);
-                let result = fault.and_then(Fault::error).map_or(Ok(()), Err);
-                let op =
-                    Op { kind: OpKind::Load, path: &handle.path, offset: at, len: to_u64(len) };
-                machine.note(&op, &result, |()| (u64::from(resident), 0));
-                let until = machine.clock.now() + latency;
-                let sleep = Sleep::new(handle.shared.clone(), handle.boot, until);
-                Ok(((!resident).then_some(sleep), result))
-            },
-        );
+        let begun = handle.shared.begin(handle.boot, OpKind::Load, &handle.path);
+        let wait = begun.map(|(mut guard, fault)| {
+            let machine = &mut *guard;
+            let resident = machine.rng.coin();
+            let latency = machine.rng.duration(&machine.faults.disk_latency);
+            let result = fault.and_then(Fault::error).map_or(Ok(()), Err);
+            let op = Op { kind: OpKind::Load, path: &handle.path, offset: at, len: to_u64(len) };
+            machine.note(&op, &result, |()| (u64::from(resident), 0));
+            let until = machine.clock.now() + latency;
+            let sleep = Sleep::new(handle.shared.clone(), handle.boot, until);
+            ((!resident).then_some(sleep), result)
+        });
         async move {
             let (sleep, result) = wait?;
             if let Some(sleep) = sleep {

@@ -46,6 +46,9 @@ mod rng;
 mod volume;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
 pub use conn::{SimConn, SimListener};
 pub use disk::Disk;
 pub use faults::{Fault, Faults, OpKind, Rule};
