@@ -78,8 +78,8 @@ struct Dirty<F> {
     file: F,
     /// Which file; a segment's never comes again, even under the same name.
     serial: u64,
-    /// Counts its writes, so that a sync clears only what it covered.
-    writes: u64,
+    /// The number of its last write, so that a sync clears only what it covered.
+    last_write: u64,
 }
 
 /// What must be synced so that all that was written before is durable in its own files.
@@ -137,6 +137,7 @@ pub(crate) struct Log<I: Io> {
     epochs_dirty: bool,
     limits: Limits,
     unsynced: Vec<Dirty<I::File>>,
+    writes: u64,
     next_serial: u64,
     dir_changes: u64,
     dir_synced: u64,
@@ -159,6 +160,7 @@ impl<I: Io> Log<I> {
             epochs_dirty: true,
             limits,
             unsynced: Vec::new(),
+            writes: 0,
             next_serial: 1,
             dir_changes: 1,
             dir_synced: 0,
@@ -197,7 +199,11 @@ impl<I: Io> Log<I> {
 
     /// Where the next batch goes, if it has `offset`.
     pub(crate) fn end_at(&self, offset: Offset) -> LogEnd {
-        LogEnd { offset, segment: self.active.base, position: num::u32_of(num::index(self.active.bytes)) }
+        LogEnd {
+            offset,
+            segment: self.active.base,
+            position: num::u32_of(num::index(self.active.bytes)),
+        }
     }
 
     /// Notes that batches from `start` on belong to `epoch`.
@@ -206,12 +212,19 @@ impl<I: Io> Log<I> {
     }
 
     /// Whether a batch of `bytes` up to `last`, behind `staged` bytes, must go to a new segment.
-    pub(crate) fn is_full(&self, staged: usize, bytes: usize, last: Offset, now: Timestamp) -> bool {
+    pub(crate) fn is_full(
+        &self,
+        staged: usize,
+        bytes: usize,
+        last: Offset,
+        now: Timestamp,
+    ) -> bool {
         let before = self.active.bytes + staged as u64;
         if before == 0 {
             return false;
         }
-        let old = self.active.begun.is_some_and(|b| now.0.saturating_sub(b.0) > self.limits.segment_ms);
+        let old =
+            self.active.begun.is_some_and(|b| now.0.saturating_sub(b.0) > self.limits.segment_ms);
         let far = last.since(self.active.base) > i64::from(i32::MAX);
         old || far || before + bytes as u64 > self.limits.segment_bytes
     }
@@ -253,7 +266,8 @@ impl<I: Io> Log<I> {
         let at = self.active.bytes;
         let end = at + staging.bytes() as u64;
         // A disk that is full says so here, or at the write; either way nothing is kept.
-        let written = self.preallocate(end).and_then(|()| write_slices(&self.active.file, staging, at));
+        let written =
+            self.preallocate(end).and_then(|()| write_slices(&self.active.file, staging, at));
         if let Err(error) = written {
             // Bytes behind the end would look like batches to recovery.
             self.active.file.set_len(at).map_err(WriteError::Io)?;
@@ -285,20 +299,24 @@ impl<I: Io> Log<I> {
     }
 
     fn mark_dirty(&mut self) {
+        // Never begun anew for a file that was clean in between: of two syncs at a time the one
+        // that began first may end last.
+        self.writes += 1;
+        let last_write = self.writes;
         let active = &self.active;
         match self.unsynced.last_mut().filter(|last| last.serial == active.serial) {
-            Some(last) => last.writes += 1,
-            None => self.unsynced.push(Dirty {
-                file: active.file.clone(),
-                serial: active.serial,
-                writes: 1,
-            }),
+            Some(last) => last.last_write = last_write,
+            None => {
+                let (file, serial) = (active.file.clone(), active.serial);
+                self.unsynced.push(Dirty { file, serial, last_write });
+            }
         }
     }
 
     /// What a sync must cover for all that is written now to be durable in its own files.
     pub(crate) fn unsynced(&self) -> Unsynced<I> {
-        let dir = (self.dir_synced < self.dir_changes).then(|| (self.dir.clone(), self.dir_changes));
+        let dir =
+            (self.dir_synced < self.dir_changes).then(|| (self.dir.clone(), self.dir_changes));
         Unsynced { io: self.io.clone(), files: self.unsynced.clone(), dir }
     }
 
@@ -306,7 +324,7 @@ impl<I: Io> Log<I> {
     pub(crate) fn synced(&mut self, what: &Unsynced<I>) {
         self.unsynced.retain(|dirty| {
             let done = what.files.iter().find(|f| f.serial == dirty.serial);
-            done.is_none_or(|f| f.writes < dirty.writes)
+            done.is_none_or(|f| f.last_write < dirty.last_write)
         });
         if let Some((_, changes)) = &what.dir {
             self.dir_synced = self.dir_synced.max(*changes);
@@ -321,7 +339,8 @@ impl<I: Io> Log<I> {
         }
         let active = &self.active;
         let after = self.sealed.partition_point(|s| s.base <= to);
-        let (base, file, bytes, index) = match after.checked_sub(1).and_then(|i| self.sealed.get(i)) {
+        let (base, file, bytes, index) = match after.checked_sub(1).and_then(|i| self.sealed.get(i))
+        {
             Some(s) if to < active.base => (s.base, &s.file, s.bytes, s.index.as_ref()),
             _ => (active.base, &active.file, active.bytes, Some(&active.index)),
         };
@@ -347,8 +366,9 @@ impl<I: Io> Log<I> {
             self.io.remove_file(&names::log(&self.dir, self.active.base))?;
             names::remove_indexes(&self.io, &self.dir, self.active.base)?;
             self.active = Active::reopen(last, self.limits)?;
-            self.dir_changes += 1;
         }
+        // Also a producer snapshot may go with what is cut, and for good.
+        self.dir_changes += 1;
         let active = &mut self.active;
         let cut = u64::from(end.position);
         active.file.set_len(cut)?;
@@ -396,7 +416,9 @@ impl<I: Io> Log<I> {
 #[derive(Debug, thiserror::Error)]
 pub enum TruncateError {
     /// The offset is no batch's first one.
-    #[error("offset {to} lies inside the batch that begins at {base}: cut at a batch's first offset")]
+    #[error(
+        "offset {to} lies inside the batch that begins at {base}: cut at a batch's first offset"
+    )]
     InsideBatch {
         /// Where to cut.
         to: Offset,
