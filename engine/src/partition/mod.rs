@@ -28,6 +28,7 @@ pub use watermarks::Marks;
 pub(crate) use reach::any;
 pub(crate) use upkeep::Commit;
 
+use self::core::Core;
 use crate::batch::{Batch, TimestampType};
 use crate::config::LogConfig;
 use crate::io::Io;
@@ -37,7 +38,6 @@ use crate::log::{Limits, Log, WriteError};
 use crate::num;
 use crate::producer::{Producers, Verdict};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
-use self::core::Core;
 use staging::{StagedBatch, Staging};
 use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
@@ -102,7 +102,9 @@ impl Health {
     fn writable(&self) -> Result<(), AppendError> {
         match self {
             Self::Good => Ok(()),
-            Self::Failed(reason) | Self::Fenced(reason) => Err(AppendError::Failed(Rc::clone(reason))),
+            Self::Failed(reason) | Self::Fenced(reason) => {
+                Err(AppendError::Failed(Rc::clone(reason)))
+            }
             Self::Deleted => Err(AppendError::Deleted),
         }
     }
@@ -136,6 +138,7 @@ struct State<I: Io> {
     /// Up to here the partition's own files are durable.
     file_end: LogEnd,
     is_full: bool,
+    is_cutting: bool,
     /// How many writes have failed, and the log end at the last of these failures.
     failures: u64,
     failed_at: VecDeque<Offset>,
@@ -177,6 +180,7 @@ impl<I: Io> Partition<I> {
             was_large: false,
             file_end: end,
             is_full: false,
+            is_cutting: false,
             failures: 0,
             failed_at: VecDeque::new(),
             snapshot: opened.snapshot,
@@ -279,6 +283,9 @@ impl<I: Io> Partition<I> {
         if let Some(reason) = inner.core.failure() {
             return Err(AppendError::Failed(reason));
         }
+        if state.is_cutting {
+            return Err(AppendError::Failed("it is being cut back".into()));
+        }
         let (header, bytes) = (batch.header(), batch.total_bytes());
         let config = &state.config;
         if bytes > config.max_message_bytes {
@@ -292,7 +299,9 @@ impl<I: Io> Partition<I> {
         if config.is_compacted() && batch.has_null_key() == Some(true) {
             return Err(AppendError::NullKey);
         }
-        if let Verdict::Duplicate { base_offset, end_offset, timestamp } = state.producers.check(header)? {
+        if let Verdict::Duplicate { base_offset, end_offset, timestamp } =
+            state.producers.check(header)?
+        {
             inner.core.metrics.duplicates.add(1);
             return Ok(Span {
                 base: base_offset,
@@ -322,8 +331,11 @@ impl<I: Io> Partition<I> {
             inner.core.stage(self.clone());
             inner.core.take_staging()
         });
-        let staged =
-            StagedBatch { last_offset: last, max_timestamp: head.max_timestamp(), bytes: num::u32_of(bytes) };
+        let staged = StagedBatch {
+            last_offset: last,
+            max_timestamp: head.max_timestamp(),
+            bytes: num::u32_of(bytes),
+        };
         staging.push(&head.to_bytes(), batch.wire(), staged);
         let is_large = staging.bytes() >= STAGED_BYTES_MAX;
         state.producers.append(&head, base, now);
@@ -467,6 +479,11 @@ impl<I: Io> Inner<I> {
         let core = &*self.core;
         core.unsynced_bytes.set(core.unsynced_bytes.get() + staging.bytes() as u64);
         if state.marks.is_write_caching() {
+            // The journal lacks these bytes: should the setting change, the files are synced.
+            state.was_large = true;
+            if state.membership != Membership::None {
+                state.membership = Membership::Files;
+            }
             return;
         }
         let group = &mut *core.group.borrow_mut();
@@ -480,7 +497,8 @@ impl<I: Io> Inner<I> {
             return;
         };
         let total = journalled + staging.bytes();
-        if total > JOURNAL_BYTES_MAX || group.entry.len() + staging.bytes() > group.entry_bytes_max {
+        if total > JOURNAL_BYTES_MAX || group.entry.len() + staging.bytes() > group.entry_bytes_max
+        {
             state.membership = Membership::Files;
             return;
         }

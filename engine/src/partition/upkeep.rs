@@ -198,6 +198,12 @@ impl<I: Io> Partition<I> {
         Ok(deleted)
     }
 
+    /// While it is cut back it takes no batch: one would go into the journal behind the cut, at a
+    /// place that is no more.
+    pub(crate) fn set_cutting(&self, cutting: bool) {
+        self.0.state.borrow_mut().is_cutting = cutting;
+    }
+
     /// The statement with which a cut back to `to` goes into the journal.
     pub(crate) fn truncation(&self, to: Offset) -> Result<Item<'static>, TruncateError> {
         let state = self.0.state.borrow();
@@ -225,6 +231,11 @@ impl<I: Io> Partition<I> {
         }
         let seen = end.offset < state.marks.high().offset;
         state.log.truncate(end, seen)?;
+        let dir = state.log.dir();
+        // It would be believed once others have taken the place of the batches it speaks of.
+        if let Some(stale) = state.snapshot.take_if(|offset| *offset > end.offset) {
+            names::remove_if_there(&self.0.core.io, &names::snapshot(dir, stale))?;
+        }
         let end = state.log.end_at(end.offset);
         state.marks.truncate(end);
         state.file_end = earlier(state.file_end, end);

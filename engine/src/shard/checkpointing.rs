@@ -40,8 +40,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Makes all that is written durable in the partitions' own files, notes how far that is, and
-    /// frees the journal up to where it stood at the beginning.
-    pub(crate) async fn checkpoint(&self) -> io::Result<()> {
+    /// frees the journal up to where it stood at the beginning; whether it could.
+    pub(crate) async fn checkpoint(&self) -> io::Result<bool> {
         let _checkpointing = self.0.checkpointing.lock().await;
         let core = &self.0.core;
         let end = self.0.journal.borrow().end();
@@ -55,11 +55,8 @@ impl<I: Io> Shard<I> {
             yield_now().await;
         }
         self.write_checkpoints().await?;
-        if core.failure().is_some() {
-            return Ok(());
-        }
-        if self.partitions().iter().any(|p| p.needs_journal()) {
-            return Ok(());
+        if core.failure().is_some() || self.partitions().iter().any(|p| p.needs_journal()) {
+            return Ok(false);
         }
         self.0.journal.borrow_mut().release(end)?;
         let synced = self.0.journal.borrow().sync();
@@ -67,7 +64,7 @@ impl<I: Io> Shard<I> {
         core.metrics.syncs.add(1);
         self.0.journal.borrow_mut().released(end);
         self.0.room.set();
-        Ok(())
+        Ok(true)
     }
 
     async fn write_checkpoints(&self) -> io::Result<()> {

@@ -22,6 +22,7 @@ use crate::futures::{Latch, Signal};
 use crate::io::Io;
 use crate::io::uring::Uring;
 use crate::journal::Journal;
+use crate::journal::entry::{Entry, Item};
 use crate::log::{Log, TruncateError, names};
 use crate::metrics::ShardMetrics;
 use crate::partition::core::Core;
@@ -150,7 +151,8 @@ impl<I: Io> Shard<I> {
             Err(error) => {
                 // After a failed sync its names read back and are not durable: a later start must
                 // not take them for a partition. What cannot be removed is refused there.
-                let _best_effort = self.io().remove_dir(&self.0.settings.dir.join(name.to_string()));
+                let _best_effort =
+                    self.io().remove_dir(&self.0.settings.dir.join(name.to_string()));
                 return Err(failed(error));
             }
         };
@@ -212,7 +214,11 @@ impl<I: Io> Shard<I> {
 
     /// Waits for the first of several partitions to come far enough, or to fail; its place in
     /// `waits`, or `None` once `until` has passed.
-    pub async fn any(&self, waits: &[(Partition<I>, Mark, Offset)], until: Instant) -> Option<usize> {
+    pub async fn any(
+        &self,
+        waits: &[(Partition<I>, Mark, Offset)],
+        until: Instant,
+    ) -> Option<usize> {
         partition::any(self.io(), waits, until).await
     }
 
@@ -254,24 +260,47 @@ impl<I: Io> Shard<I> {
     /// Cuts a partition's log back to `to`, a batch's first offset; durable when it returns.
     ///
     /// # Errors
-    /// [`TruncateError`].
-    pub async fn truncate(&self, partition: &Partition<I>, to: Offset) -> Result<(), TruncateError> {
-        {
-            let _committing = self.0.committing.lock().await;
-            // All that is written goes into entries before the one that speaks of the cut.
-            let spare = self.commit(crate::journal::entry::Entry::new()).await;
-            let mut entry = spare;
-            entry.clear();
-            let cut = partition.truncation(to)?;
-            entry.push(&cut, std::iter::empty());
-            if let Err(error) = self.commit_journal(&mut entry).await {
-                self.fail(&format!("the journal failed: {error}"));
-                return Err(error.into());
-            }
-            partition.truncate(&cut)?;
+    /// [`TruncateError`]. After one of the disk the partition takes no writes until it is opened
+    /// again: what the log is after the next start may be the cut one.
+    pub async fn truncate(
+        &self,
+        partition: &Partition<I>,
+        to: Offset,
+    ) -> Result<(), TruncateError> {
+        // Held to the end: the journal's word of the cut is obeyed again at each start, so nothing
+        // may be promised behind the cut before that entry has been released.
+        let _committing = self.0.committing.lock().await;
+        partition.set_cutting(true);
+        // All that is written goes into entries before the one that speaks of the cut.
+        let mut entry = self.commit(Entry::new()).await;
+        entry.clear();
+        let done = match partition.truncation(to) {
+            Ok(cut) => self.cut(partition, &cut, &mut entry).await.inspect_err(|error| {
+                partition.fail(&format!("it was to be cut back: {error}"));
+            }),
+            Err(error) => Err(error),
+        };
+        partition.set_cutting(false);
+        done
+    }
+
+    async fn cut(
+        &self,
+        partition: &Partition<I>,
+        cut: &Item<'_>,
+        entry: &mut Entry,
+    ) -> Result<(), TruncateError> {
+        entry.push(cut, std::iter::empty());
+        if let Err(error) = self.commit_journal(entry).await {
+            self.fail(&format!("the journal failed: {error}"));
+            return Err(error.into());
         }
-        self.checkpoint().await?;
-        Ok(())
+        partition.truncate(cut)?;
+        if self.checkpoint().await? {
+            return Ok(());
+        }
+        let why = "the journal keeps the entry, for it holds the only copy of a failed partition";
+        Err(io::Error::other(why).into())
     }
 
     /// Starts the core's tasks.

@@ -228,7 +228,7 @@ fn find_partitions<I: Io>(
             recovery_point: points.get(&name).copied().unwrap_or_default(),
             ..Facts::default()
         };
-        facts.floor = facts.recovery_point.max(promised(io, &path));
+        facts.floor = facts.recovery_point.max(promised(io, &path)?);
         found.insert((topic_id, name.partition), Found { name, dir: path, topic_id, facts });
     }
     Ok(found)
@@ -252,9 +252,15 @@ fn topic_id<I: Io>(io: &I, dir: &Path) -> io::Result<Option<TopicId>> {
     }
 }
 
-fn promised<I: Io>(io: &I, dir: &Path) -> Offset {
-    let text = read_file(io, &dir.join(FLOOR)).unwrap_or_default();
-    String::from_utf8_lossy(&text).trim().parse().map_or(Offset::ZERO, Offset)
+fn promised<I: Io>(io: &I, dir: &Path) -> io::Result<Offset> {
+    match read_file(io, &dir.join(FLOOR)) {
+        // What cannot be read keeps the partition fenced.
+        Ok(text) => {
+            Ok(String::from_utf8_lossy(&text).trim().parse().map_or(Offset(i64::MAX), Offset))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Offset::ZERO),
+        Err(e) => Err(e),
+    }
 }
 
 /// A fenced partition's floor must outlive the journal: what is bad below it is never cut.
@@ -323,6 +329,9 @@ fn cut<I: Io>(io: &I, dir: &Path, item: &Item<'_>) -> io::Result<()> {
                 names::remove_indexes(io, dir, base)?;
             }
             _ => {}
+        }
+        if names::offset_of(&entry.name, "snapshot").is_some_and(|offset| offset > item.end) {
+            io.remove_file(&dir.join(&entry.name))?;
         }
     }
     Ok(())
