@@ -72,7 +72,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    pub(super) async fn commit_journal(&self, entry: &mut Entry) -> io::Result<()> {
+    async fn commit_journal(&self, entry: &mut Entry) -> io::Result<()> {
         if entry.is_empty() {
             return Ok(());
         }
@@ -84,7 +84,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Writes `entry`, once there is room for it.
-    pub(super) async fn write_entry(&self, entry: &mut Entry) -> io::Result<()> {
+    async fn write_entry(&self, entry: &mut Entry) -> io::Result<()> {
         loop {
             if let Some(reason) = self.0.core.failure() {
                 return Err(io::Error::other(reason.to_string()));

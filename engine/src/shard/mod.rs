@@ -262,20 +262,15 @@ impl<I: Io> Shard<I> {
     /// # Errors
     /// [`TruncateError`]. After one of the disk the partition takes no writes until it is opened
     /// again: what the log is after the next start may be the cut one.
-    pub async fn truncate(
-        &self,
-        partition: &Partition<I>,
-        to: Offset,
-    ) -> Result<(), TruncateError> {
+    pub async fn truncate(&self, partition: &Partition<I>, to: Offset) -> Result<(), TruncateError> {
         // Held to the end: the journal's word of the cut is obeyed again at each start, so nothing
         // may be promised behind the cut before that entry has been released.
         let _committing = self.0.committing.lock().await;
         partition.set_cutting(true);
         // All that is written goes into entries before the one that speaks of the cut.
-        let mut entry = self.commit(Entry::new()).await;
-        entry.clear();
+        let spare = self.commit(Entry::new()).await;
         let done = match partition.truncation(to) {
-            Ok(cut) => self.cut(partition, &cut, &mut entry).await.inspect_err(|error| {
+            Ok(cut) => self.cut(partition, &cut, spare).await.inspect_err(|error| {
                 partition.fail(&format!("it was to be cut back: {error}"));
             }),
             Err(error) => Err(error),
@@ -288,12 +283,13 @@ impl<I: Io> Shard<I> {
         &self,
         partition: &Partition<I>,
         cut: &Item<'_>,
-        entry: &mut Entry,
+        spare: Entry,
     ) -> Result<(), TruncateError> {
-        entry.push(cut, std::iter::empty());
-        if let Err(error) = self.commit_journal(entry).await {
-            self.fail(&format!("the journal failed: {error}"));
-            return Err(error.into());
+        // Behind what the last commit has left to be said of the files that it synced.
+        self.0.core.group.borrow_mut().entry.push(cut, std::iter::empty());
+        self.commit(spare).await;
+        if let Some(reason) = self.0.core.failure() {
+            return Err(io::Error::other(reason.to_string()).into());
         }
         partition.truncate(cut)?;
         if self.checkpoint().await? {
