@@ -30,7 +30,10 @@ fn config() -> Config {
 }
 
 fn batch(value: &str) -> Batch {
-    Batch::build().record(None, Some(value.as_bytes()), &[], kariz_engine::Timestamp(1)).done().unwrap()
+    Batch::build()
+        .record(None, Some(value.as_bytes()), &[], kariz_engine::Timestamp(1))
+        .done()
+        .unwrap()
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
