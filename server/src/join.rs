@@ -4,14 +4,20 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
+/// A future, and what came of it.
+struct Running<F: Future> {
+    future: Pin<Box<F>>,
+    output: Option<F::Output>,
+}
+
 /// Runs all of `futures` at once; their results in order. Each wake-up looks at all of them, so
 /// it is for dozens, not thousands.
 pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<(Pin<Box<F>>, Option<F::Output>)> =
-        futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    let start = |future| Running::<F> { future: Box::pin(future), output: None };
+    let mut running: Vec<_> = futures.into_iter().map(start).collect();
     poll_fn(|cx| {
         let mut waiting = false;
-        for (future, output) in &mut running {
+        for Running { future, output } in &mut running {
             if output.is_none() {
                 match future.as_mut().poll(cx) {
                     Poll::Ready(value) => *output = Some(value),
@@ -22,5 +28,5 @@ pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) ->
         if waiting { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
+    running.into_iter().filter_map(|running| running.output).collect()
 }
