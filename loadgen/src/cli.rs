@@ -40,8 +40,8 @@ pub struct Cli {
     #[command(flatten)]
     pub load: Load,
 
-    /// CPUs to load from, such as 1,3-5. Default: the second half of those available, or with -b
-    /// all of them.
+    /// CPUs to load from, such as 1,3-5. Default: the second half of those available, or all of
+    /// them if the broker is on another machine.
     #[arg(long, value_parser = cpus, value_name = "LIST")]
     pub cores: Option<Cpus>,
     /// CPUs of the embedded server. Default: the first half of those available.

@@ -120,6 +120,8 @@ pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
     let clock = Clock::start();
     let mut state = clock.unix_ns(0) ^ u64::from(std::process::id()) << 48;
     let run = num::random(&mut state);
+    // Before this thread is pinned, or they would see its core only.
+    let machine = Machine::read();
     let host = Host::find(cli, run)?;
     let mut job = Job {
         cli,
@@ -130,13 +132,14 @@ pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
         bootstrap: host.address,
         kind: host.kind,
         load_cores: host.load_cores.clone(),
+        // On a single core, looking for work takes time from whoever does it.
+        spin: !cli.sleep && machine.cpus > 1,
         meter: host.meter(cli),
         phases: Vec::new(),
     };
-    let server_core = host.server_cores.first().copied().unwrap_or_else(|| {
-        // A broker elsewhere: the other end of this machine's own CPUs says most.
-        cores::available().first().copied().unwrap_or(0)
-    });
+    // Of a broker whose cores are not known, the other end of this machine says most.
+    let first = cores::available().first().copied().unwrap_or(0);
+    let server_core = host.server_cores.first().copied().unwrap_or(first);
     let load_core = host.load_cores.last().copied().unwrap_or(0);
     let before = Probe::measure(server_core, load_core);
     cores::pin(&host.load_cores)
@@ -156,7 +159,7 @@ pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
             server_cores: host.server_cores.clone(),
             file_system: host.data.as_ref().and_then(|d| file_system(&d.0)),
         },
-        machine: Machine::read(),
+        machine,
         load_cores: host.load_cores.clone(),
         placement: PlacementFacts { before, after },
         phases,
@@ -225,11 +228,14 @@ impl Host {
         if let Some(brokers) = &cli.brokers {
             let kind = if cli.raw { TargetKind::Raw } else { TargetKind::Broker };
             let first = brokers.split(',').next().unwrap_or(brokers);
+            let address = client::resolve(first)?;
+            // A broker on this machine needs cores, too.
+            let free = if address.ip().is_loopback() { load_half } else { cores::available() };
             return Ok(Self {
                 kind,
-                address: client::resolve(first)?,
+                address,
                 server_cores: cli.server_cores.clone().map(|c| c.0).unwrap_or_default(),
-                load_cores: cli.cores.clone().map_or_else(cores::available, |c| c.0),
+                load_cores: cli.cores.clone().map_or(free, |c| c.0),
                 embedded: None,
                 data: None,
             });
@@ -281,6 +287,7 @@ struct Job<'c> {
     bootstrap: SocketAddr,
     kind: TargetKind,
     load_cores: Vec<u32>,
+    spin: bool,
     meter: ServerMeter,
     phases: Vec<Phase>,
 }
@@ -536,8 +543,7 @@ impl Job<'_> {
         Exec {
             clock: self.clock,
             cores: self.load_cores.clone(),
-            // On a single core, looking for work takes time from whoever does it.
-            spin: !self.cli.sleep && cores::available().len() > 1,
+            spin: self.spin,
             stop: Arc::clone(&self.stop),
             server: self.meter,
             line,

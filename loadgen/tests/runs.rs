@@ -1,6 +1,7 @@
 //! Whole runs of the program, against its own server and against one that a test starts.
 
 #![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
 use std::fs;

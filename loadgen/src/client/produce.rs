@@ -48,9 +48,10 @@ impl FrameShape {
         encoder.partition(PROBE, Records::Inline(&[0xbb]));
         encoder.finish()?;
         let flexible = ApiKey::Produce.is_flexible(version);
-        // Behind the partition: the batch's length, one byte of batch, and in flexible versions
-        // the empty tags of partition, topic and request.
-        let behind = if flexible { 1 + 1 + 3 } else { 4 + 1 };
+        // Behind the partition: one byte of batch and its length; in flexible versions a byte of
+        // length, and the empty tags of partition, topic and request.
+        let (length, tags) = if flexible { (1, 3) } else { (4, 0) };
+        let behind = length + 1 + tags;
         let end = buf.len().saturating_sub(behind);
         let prefix = buf.get(..end).filter(|p| p.ends_with(&PROBE.to_be_bytes()));
         let wrong = EncodeError::UnsupportedVersion { api: ApiKey::Produce, version };

@@ -430,12 +430,6 @@ fn correlation_id(request: u64) -> i32 {
     i32::try_from(request & 0x7fff_ffff).unwrap_or(0)
 }
 
-impl Default for Sent {
-    fn default() -> Self {
-        Self::Nothing
-    }
-}
-
 impl Lane for ProduceLane<'_> {
     fn socket(&self) -> &TcpStream {
         &self.socket

@@ -31,9 +31,10 @@ pub(super) struct Turn<'t, 'h> {
 }
 
 /// What came of an attempt to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Sent {
     /// Nothing was due.
+    #[default]
     Nothing,
     /// Something left.
     Something,
@@ -124,6 +125,9 @@ impl Loop<'_> {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            // Not before: a core that sleeps in the call above is not busy.
+            let busy_from_ns = self.clock.now_ns();
+            turn.now_ns = busy_from_ns;
             let mut worked = !events.is_empty();
             for event in &events {
                 let i = crate::num::index(event.data.u64());
@@ -134,7 +138,9 @@ impl Loop<'_> {
                 }
                 worked |= self.send(&poll, lane, i, &mut blocked[i], &mut turn)?;
             }
-            turn.now_ns = self.clock.now_ns();
+            if worked {
+                turn.now_ns = self.clock.now_ns();
+            }
             for (i, lane) in lanes.iter_mut().enumerate() {
                 if first_round || lane.due_ns().is_some_and(|due| due <= turn.now_ns) {
                     worked |= self.send(&poll, lane, i, &mut blocked[i], &mut turn)?;
@@ -143,7 +149,7 @@ impl Loop<'_> {
             first_round = false;
             if worked {
                 recorder.show();
-                ran.busy_ns += self.clock.now_ns().saturating_sub(now_ns);
+                ran.busy_ns += self.clock.now_ns().saturating_sub(busy_from_ns);
             }
             if now_ns >= overdue_check_ns {
                 overdue_check_ns = now_ns + OVERDUE_CHECK_NS;

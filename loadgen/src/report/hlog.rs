@@ -39,7 +39,7 @@ pub fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
             let duration = Duration::from_nanos(row.duration_ns);
             log.write_histogram(&histogram, start, duration, Some(tag)).map_err(|e| match e {
                 IntervalLogWriterError::SerializeError(_) => invalid("a histogram"),
-                IntervalLogWriterError::IoError(kind) => kind.into(),
+                IntervalLogWriterError::IoError(error) => error,
             })?;
         }
     }

@@ -182,7 +182,7 @@ impl Phase {
             if self.requested_requests_per_s.is_some() {
                 self.invalid.push(format!("{text}: the generator may be the limit"));
             } else {
-                self.notes.push(format!("{text}: the rate is at least this, the limit may be its"));
+                self.notes.push(format!("{text}: the target may be able to do more"));
             }
         }
         if let Some(requested) = self.requested_requests_per_s

@@ -7,6 +7,9 @@ use crate::verify::Findings;
 use crate::workload::{Rate, Verify};
 use std::fmt::{self, Write as _};
 
+/// Reading back takes at least this long where its rate is shown.
+const SHORT_NS: u64 = 500_000_000;
+
 /// A count in three digits: `4.81 M`.
 #[must_use]
 pub fn count(n: u64) -> String {
@@ -148,6 +151,15 @@ fn describe(phase: &Phase) -> String {
 }
 
 fn write_phase(p: &Phase, out: &mut String) -> fmt::Result {
+    match &p.verification {
+        // Too short to be a figure: it was read to be checked.
+        Some(_) if p.elapsed_ns < SHORT_NS => {}
+        _ => write_figures(p, out)?,
+    }
+    p.verification.as_ref().map_or(Ok(()), |findings| verification(p, findings, out))
+}
+
+fn write_figures(p: &Phase, out: &mut String) -> fmt::Result {
     let name = match p.kind {
         Kind::Produce | Kind::RawProduce => "produce",
         Kind::Fetch | Kind::RawFetch => "fetch",
@@ -159,7 +171,7 @@ fn write_phase(p: &Phase, out: &mut String) -> fmt::Result {
         &p.response,
     )?;
     if let Some(service) = &p.service {
-        row(out, "  sent", ["", "", "from send:"], service)?;
+        row(out, "  service", ["", "", ""], service)?;
     }
     write!(out, "    {} in {}", amount(p), time(p.elapsed_ns))?;
     write!(out, "; load core {} % busy", p.resources.generator_busy_percent())?;
@@ -180,9 +192,6 @@ fn write_phase(p: &Phase, out: &mut String) -> fmt::Result {
     }
     for why in &p.invalid {
         writeln!(out, "    invalid: {why}")?;
-    }
-    if let Some(findings) = &p.verification {
-        verification(p, findings, out)?;
     }
     Ok(())
 }

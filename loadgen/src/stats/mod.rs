@@ -115,6 +115,7 @@ pub struct Handover {
 }
 
 #[derive(Debug)]
+#[expect(clippy::vec_box, reason = "under the lock a pointer is moved, not a histogram")]
 struct Boxes {
     full: Vec<(u64, Box<Interval>)>,
     spare: Vec<Box<Interval>>,

@@ -331,7 +331,7 @@ impl PartitionCheck {
 
     fn each(&mut self, mut records: Records<'_>, batch: &Batch<'_>) -> Result<(), batch::Fault> {
         let mut delta = 0_i64;
-        while let Some(record) = records.next()? {
+        while let Some(record) = records.read_next()? {
             let offset = batch.base_offset.saturating_add(delta);
             self.findings.read += 1;
             let bytes = record.value.map_or(0, <[u8]>::len);
