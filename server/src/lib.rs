@@ -33,6 +33,8 @@ mod metrics;
 mod num;
 mod routes;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod walk;
 
 pub use config::OptionError;

@@ -5,6 +5,8 @@ use kariz_server::{Options, Server, check, dump};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tracing_subscriber::EnvFilter;
 
 /// Kariz: a Kafka-compatible log storage engine for Linux.
@@ -119,6 +121,9 @@ fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
         signal_hook::consts::SIGTERM,
         signal_hook::consts::SIGINT,
     ])?;
+    // A file past RLIMIT_FSIZE is a full disk (EFBIG), not the end of the process.
+    let past_limit = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, past_limit)?;
     let server = Server::start(Options {
         data: serve.data,
         listen: serve.listen,

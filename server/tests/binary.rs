@@ -1,5 +1,6 @@
 //! The binary: its one line, signals, a kill, and the offline commands.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 #![allow(missing_docs)]
 
 mod common;
@@ -108,6 +109,53 @@ fn a_kill_loses_nothing_acknowledged_and_begins_a_new_term() {
     let process = Process::start(dir.path());
     let mut c = Client::connect(process.bootstrap);
     assert_eq!(values(&c.fetch("t", 0, 0).records.unwrap()), expected);
+}
+
+/// Sets how long files of a process may be, in bytes: past it a write fails as on a full disk.
+fn limit_files(pid: u32, limit: &str) {
+    let set = Command::new("prlimit")
+        .args([format!("--pid={pid}"), format!("--fsize={limit}:unlimited")])
+        .status()
+        .unwrap();
+    assert!(set.success());
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_serves_reads() {
+    let dir = TempDir::new();
+    let mut process = Process::start(dir.path());
+    let mut c = Client::connect(process.bootstrap);
+    assert_eq!(c.create("full", 1).error, ErrorCode::None);
+    assert_eq!(c.create("other", 1).error, ErrorCode::None);
+    // The journal has its length already; the segment reaches the limit.
+    limit_files(process.child.id(), "3000000");
+    let value = "x".repeat(900_000);
+    let mut end = 0;
+    let refused = loop {
+        let answer = c.produce("full", 0, batch(&[&value]));
+        if answer.error != ErrorCode::None {
+            break answer.error;
+        }
+        assert_eq!(answer.base_offset, end);
+        end += 1;
+        assert!(end < 10);
+    };
+    assert_eq!((refused, end), (ErrorCode::KafkaStorageError, 3));
+    // What fits still passes, here and elsewhere; and everything acknowledged can be read.
+    assert_eq!(c.produce("other", 0, batch(&["x"])).error, ErrorCode::None);
+    assert_eq!(c.produce("full", 0, batch(&["small"])).base_offset, 3);
+    assert_eq!(c.offset("full", 0, -1).offset, 4);
+    for offset in 0..3 {
+        let found = values(&c.fetch("full", 0, offset).records.unwrap());
+        assert_eq!(found[0], (offset, value.clone()));
+    }
+    // There is room again.
+    limit_files(process.child.id(), "unlimited");
+    let answer = c.produce("full", 0, batch(&[&value]));
+    assert_eq!((answer.error, answer.base_offset), (ErrorCode::None, 4));
+    process.signal("-TERM");
+    assert!(process.child.wait().unwrap().success());
+    assert!(kariz(&["check"], dir.path()).status.success());
 }
 
 #[test]

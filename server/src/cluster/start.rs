@@ -16,7 +16,6 @@ use crate::config::Settings;
 use crate::core::Core;
 use crate::join::join_all;
 use crate::num::i64_from;
-use kariz_engine::io::uring::Uring;
 use kariz_engine::io::{Io, Listener};
 use kariz_engine::types::{LeaderEpoch, ShardId, TopicPartition};
 use kariz_engine::{Engine, Handle, Partition, Shard};
@@ -49,7 +48,7 @@ pub(crate) enum ClusterError {
 }
 
 /// What a core found when the engine opened.
-struct CoreFacts {
+pub(crate) struct CoreFacts {
     directory_id: Uuid,
     partitions: Vec<TopicPartition>,
 }
@@ -62,6 +61,16 @@ pub(crate) struct Brokers {
     pub(crate) rack: Option<String>,
     /// By core.
     pub(crate) ports: Vec<u16>,
+}
+
+impl CoreFacts {
+    /// What `shard` found.
+    pub(crate) fn of<I: Io>(shard: &Shard<I>) -> Self {
+        Self {
+            directory_id: Uuid::from_bytes(shard.directory_id().0),
+            partitions: shard.partitions().iter().map(|p| p.name().clone()).collect(),
+        }
+    }
 }
 
 impl Brokers {
@@ -136,26 +145,20 @@ pub(crate) async fn start(
 }
 
 async fn gather(handle: &Handle) -> Result<Vec<CoreFacts>, ClusterError> {
-    let asking = (0..handle.shards()).map(|core| {
-        handle.on(ShardId(core), |shard| async move {
-            CoreFacts {
-                directory_id: Uuid::from_bytes(shard.directory_id().0),
-                partitions: shard.partitions().iter().map(|p| p.name().clone()).collect(),
-            }
-        })
-    });
+    let asking = (0..handle.shards())
+        .map(|core| handle.on(ShardId(core), |shard| async move { CoreFacts::of(&shard) }));
     let facts: Result<Vec<_>, _> = join_all(asking).await.into_iter().collect();
     facts.map_err(|_| ClusterError::Closed)
 }
 
 /// Opens the log, folds it, begins a term and brings the image in line with the machine.
-async fn own(
-    shard: &Shard<Uring>,
+pub(crate) async fn own<I: Io>(
+    shard: &Shard<I>,
     config: &Settings,
     brokers: &Brokers,
     facts: Vec<CoreFacts>,
     was_clean: bool,
-) -> Result<(Partition<Uring>, Image), LogError> {
+) -> Result<(Partition<I>, Image), LogError> {
     let name = log::partition_name();
     let log = match shard.partition(&name) {
         Some(log) => log,
@@ -185,11 +188,11 @@ async fn own(
 }
 
 /// The records that make the brokers those of this start; the first lies at offset `next`.
-fn register(
+fn register<I: Io>(
     image: &Image,
     brokers: &Brokers,
     facts: &[CoreFacts],
-    io: &Uring,
+    io: &I,
     next: i64,
 ) -> Vec<Record> {
     let mut group = Vec::new();

@@ -101,10 +101,12 @@ struct PartitionResult<I: Io> {
 }
 
 enum Outcome<I: Io> {
-    /// Appended; not yet seen to have reached the mark.
-    Waiting(Partition<I>, Span),
-    /// As far as the client asked.
-    Done(Partition<I>, Span),
+    /// Appended; `reached` once it has been seen to be as far as the client asked.
+    Appended {
+        partition: Partition<I>,
+        span: Span,
+        reached: bool,
+    },
     Failed(ErrorCode, Option<String>),
 }
 
@@ -192,7 +194,7 @@ fn append<I: Io>(topic: &Topic<I>, view: &PartitionView<'_>, version: i16) -> Ou
         return Outcome::failed(ErrorCode::InvalidTxnState);
     }
     match partition.append(&batch) {
-        Ok(span) => Outcome::Waiting(partition.clone(), span),
+        Ok(span) => Outcome::Appended { partition: partition.clone(), span, reached: false },
         Err(error) => Outcome::explained(errors::append(&error), &error),
     }
 }
@@ -202,10 +204,14 @@ impl<I: Io> Pending<I> {
         self.topics.iter().flat_map(|topic| &topic.partitions)
     }
 
+    fn results_mut(&mut self) -> impl Iterator<Item = &mut PartitionResult<I>> {
+        self.topics.iter_mut().flat_map(|topic| &mut topic.partitions)
+    }
+
     fn failures(&self) -> impl Iterator<Item = ErrorCode> {
         self.results().filter_map(|result| match &result.outcome {
             Outcome::Failed(code, _) => Some(*code),
-            Outcome::Waiting(..) | Outcome::Done(..) => None,
+            Outcome::Appended { .. } => None,
         })
     }
 
@@ -214,11 +220,15 @@ impl<I: Io> Pending<I> {
     pub(crate) fn is_done(&mut self, now: impl FnOnce() -> Instant) -> bool {
         let mark = self.acks.mark();
         let mut waiting = false;
-        for result in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
-            if let Outcome::Waiting(partition, span) = &result.outcome {
+        for result in self.results_mut() {
+            if let Outcome::Appended { partition, span, reached } = &mut result.outcome
+                && !*reached
+            {
                 match partition.reached(mark, span) {
-                    Ok(true) => result.outcome = Outcome::Done(partition.clone(), *span),
-                    Ok(false) => waiting = true,
+                    Ok(there) => {
+                        *reached = there;
+                        waiting |= !there;
+                    }
                     Err(error) => {
                         result.outcome = Outcome::explained(errors::reach(&error), &error);
                     }
@@ -226,8 +236,8 @@ impl<I: Io> Pending<I> {
             }
         }
         if waiting && self.acks == Acks::All && now() >= self.deadline {
-            for result in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
-                if let Outcome::Waiting(..) = result.outcome {
+            for result in self.results_mut() {
+                if let Outcome::Appended { reached: false, .. } = result.outcome {
                     result.outcome = Outcome::failed(ErrorCode::RequestTimedOut);
                 }
             }
@@ -239,13 +249,13 @@ impl<I: Io> Pending<I> {
     /// What to wait for before asking again.
     pub(crate) fn next_wait(&self) -> Option<Wait<I>> {
         self.results().find_map(|result| match &result.outcome {
-            Outcome::Waiting(partition, span) => Some(Wait {
+            Outcome::Appended { partition, span, reached: false } => Some(Wait {
                 partition: partition.clone(),
                 mark: self.acks.mark(),
                 span: *span,
                 deadline: (self.acks == Acks::All).then_some(self.deadline),
             }),
-            Outcome::Done(..) | Outcome::Failed(..) => None,
+            Outcome::Appended { .. } | Outcome::Failed(..) => None,
         })
     }
 
@@ -263,15 +273,13 @@ impl<I: Io> Pending<I> {
             for PartitionResult { index, outcome } in &topic.partitions {
                 let index = *index;
                 response.partition(&match outcome {
-                    Outcome::Done(partition, span) | Outcome::Waiting(partition, span) => {
-                        PartitionResponse {
-                            index,
-                            base_offset: span.base.0,
-                            log_append_time_ms: span.append_time.map_or(-1, |t| t.0),
-                            log_start_offset: partition.marks().log_start.0,
-                            ..PartitionResponse::default()
-                        }
-                    }
+                    Outcome::Appended { partition, span, .. } => PartitionResponse {
+                        index,
+                        base_offset: span.base.0,
+                        log_append_time_ms: span.append_time.map_or(-1, |t| t.0),
+                        log_start_offset: partition.marks().log_start.0,
+                        ..PartitionResponse::default()
+                    },
                     Outcome::Failed(error, message) => {
                         core.metrics.error(error.code());
                         let moved = *error == ErrorCode::NotLeaderOrFollower && version >= 10;

@@ -1,0 +1,250 @@
+//! The server on the simulated machine: the same connections, handlers and control plane, on a
+//! disk that loses what it may, from a seed.
+
+use crate::accept;
+use crate::cluster::control::{Answer, Control, Created, Deleted, NewTopic, TopicError, TopicRef};
+use crate::cluster::owner::{Owner, Publish};
+use crate::cluster::start::{Brokers, CoreFacts, own};
+use crate::config::Settings;
+use crate::core::Core;
+use bytes::{Bytes, BytesMut};
+use kariz_engine::batch::{Batch, announced_bytes};
+use kariz_engine::io::sim::{End, Faults, Outcome, Sim, SimConn, World};
+use kariz_engine::io::{Conn, Io};
+use kariz_engine::sim;
+use kariz_protocol::ErrorCode;
+use kariz_protocol::frame::FrameCutter;
+use kariz_protocol::header::{decode_response, encode_request};
+use kariz_protocol::messages::{Request, create_topics, fetch, list_offsets, produce};
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Boots of one machine in one run.
+const BOOTS: i32 = 4;
+/// Batches that a client sends in one boot, and how many of them before it waits for an answer.
+const BATCHES: usize = 40;
+const DEPTH: usize = 4;
+
+/// The control plane of a machine with one core.
+struct Alone(Rc<Owner<Sim>>);
+
+impl Control for Alone {
+    fn create_topics(
+        &self,
+        topics: Vec<NewTopic>,
+        validate_only: bool,
+    ) -> Answer<Vec<Result<Created, TopicError>>> {
+        let owner = Rc::clone(&self.0);
+        Box::pin(async move { owner.create_topics(topics, validate_only).await })
+    }
+
+    fn delete_topics(&self, topics: Vec<TopicRef>) -> Answer<Vec<Result<Deleted, TopicError>>> {
+        let owner = Rc::clone(&self.0);
+        Box::pin(async move { owner.delete_topics(topics).await })
+    }
+
+    fn producer_ids(&self, broker: i32) -> Answer<Range<i64>> {
+        let owner = Rc::clone(&self.0);
+        Box::pin(async move { owner.producer_ids(broker).await })
+    }
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9092))
+}
+
+/// Starts the server; it accepts when this returns.
+async fn serve(io: Sim) {
+    let opened = sim::open(io, Path::new("/data"), sim::Options::default()).await;
+    let (shard, report) = opened.unwrap();
+    let config = Arc::new(Settings::new(None, &[], 1).unwrap());
+    let brokers =
+        Brokers { node_id: 1, host: "localhost".to_owned(), rack: None, ports: vec![9092] };
+    let facts = vec![CoreFacts::of(&shard)];
+    let (log, image) = own(&shard, &config, &brokers, facts, report.was_clean).await.unwrap();
+    let served: Rc<OnceCell<Rc<Core<Sim>>>> = Rc::default();
+    let to = Rc::clone(&served);
+    let publish: Publish = Box::new(move |delta| {
+        let core = Rc::clone(to.get().unwrap());
+        Box::pin(async move { core.apply(&delta).await.unwrap() })
+    });
+    let owner = Owner::new(shard.clone(), log, Arc::clone(&config), image.clone(), publish);
+    let control = Box::new(Alone(Rc::new(owner)));
+    let core = Core::new(shard.clone(), 256, "simulated".into(), config, image, control);
+    core.open_all().await;
+    assert!(served.set(Rc::clone(&core)).is_ok());
+    let listener = shard.io().listen(address()).unwrap();
+    shard.spawn(async move {
+        accept::serve(core, listener).await.unwrap();
+    });
+}
+
+/// A client that may send several requests before it receives.
+struct Client {
+    conn: SimConn,
+    cutter: FrameCutter,
+    chunk: Bytes,
+    next: i32,
+}
+
+impl Client {
+    async fn connect(io: &Sim) -> Self {
+        let conn = io.connect(address()).await.unwrap();
+        Self { conn, cutter: FrameCutter::new(1 << 30), chunk: Bytes::new(), next: 0 }
+    }
+
+    async fn send<R: Request>(&mut self, version: i16, request: &R) {
+        let mut buf = BytesMut::new();
+        self.next += 1;
+        encode_request(&mut buf, version, self.next, None, request).unwrap();
+        self.conn.send(&buf, false).await.unwrap();
+    }
+
+    async fn receive<R: Request>(&mut self, version: i16) -> R::Response {
+        loop {
+            if let Some(frame) = self.cutter.cut(&mut self.chunk).unwrap() {
+                return decode_response(&frame, version).unwrap().1;
+            }
+            self.chunk = self.conn.recv().await.unwrap().unwrap();
+        }
+    }
+
+    async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
+        self.send(version, request).await;
+        self.receive::<R>(version).await
+    }
+
+    /// Everything in the partition, by offset.
+    async fn read_all(&mut self) -> BTreeMap<i64, String> {
+        let mut found = BTreeMap::new();
+        loop {
+            let next = found.last_key_value().map_or(0, |(last, _)| last + 1);
+            let wanted = fetch::FetchPartition { fetch_offset: next, ..Default::default() };
+            let topic = fetch::TopicRequest { name: "t".to_owned(), partitions: vec![wanted] };
+            let request = fetch::Request { topics: vec![topic], ..fetch::Request::default() };
+            let mut answer = self.call(12, &request).await.topics.remove(0).partitions.remove(0);
+            assert_eq!(answer.head.error, ErrorCode::None);
+            let records = answer.records.take().unwrap();
+            let mut at = 0;
+            while let Some(len) = announced_bytes(&records[at..]) {
+                let batch = Batch::from_stored(records.slice(at..at + len)).unwrap();
+                for record in batch.records(1 << 20).unwrap().iter() {
+                    let record = record.unwrap();
+                    let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+                    found.insert(record.offset.0, value);
+                }
+                at += len;
+            }
+            if at == 0 {
+                return found;
+            }
+        }
+    }
+
+    async fn leader_epoch(&mut self) -> i32 {
+        let wanted =
+            list_offsets::PartitionRequest { index: 0, current_leader_epoch: -1, timestamp: -1 };
+        let topic = list_offsets::TopicRequest { name: "t".to_owned(), partitions: vec![wanted] };
+        let request = list_offsets::Request { topics: vec![topic], ..Default::default() };
+        self.call(9, &request).await.topics[0].partitions[0].leader_epoch
+    }
+}
+
+/// What clients were told, over all boots: the offsets of acknowledged values.
+type Acked = Rc<RefCell<BTreeMap<i64, String>>>;
+
+/// One boot: starts the server, checks what it has kept, and sends more.
+async fn run(io: Sim, boot: i32, acked: Acked, epochs: Rc<RefCell<Vec<i32>>>) {
+    serve(io.clone()).await;
+    let mut client = Client::connect(&io).await;
+    let topic = create_topics::CreatableTopic {
+        name: "t".to_owned(),
+        num_partitions: 1,
+        replication_factor: 1,
+        ..Default::default()
+    };
+    let request =
+        create_topics::Request { topics: vec![topic], timeout_ms: 1000, validate_only: false };
+    let made = client.call(7, &request).await.topics[0].error;
+    assert!(matches!(made, ErrorCode::None | ErrorCode::TopicAlreadyExists), "{made:?}");
+
+    let found = client.read_all().await;
+    for (offset, value) in &*acked.borrow() {
+        assert_eq!(found.get(offset), Some(value), "acknowledged at offset {offset}");
+    }
+    assert!(found.keys().copied().eq(0..i64::try_from(found.len()).unwrap()), "no gaps");
+    let epoch = client.leader_epoch().await;
+    assert!(epochs.borrow().last().is_none_or(|last| *last < epoch), "a new term after a crash");
+    epochs.borrow_mut().push(epoch);
+
+    let mut waiting = std::collections::VecDeque::new();
+    for n in 0..BATCHES + DEPTH {
+        if n < BATCHES {
+            // Some within the journal's small entries, some with files of their own.
+            let fill = if n % 10 == 9 { 300_000 } else { 10 };
+            let value = format!("{boot}.{n}.{}", "x".repeat(fill));
+            let now = io.timestamp();
+            let batch = Batch::build().record(None, Some(value.as_bytes()), &[], now).done();
+            let records = Some(batch.unwrap().wire().clone());
+            let partition = produce::PartitionRequest { index: 0, records };
+            let topic = produce::TopicRequest { name: "t".to_owned(), partitions: vec![partition] };
+            let topics = vec![topic];
+            let request =
+                produce::Request { acks: -1, timeout_ms: 30_000, topics, ..Default::default() };
+            client.send(9, &request).await;
+            waiting.push_back(value);
+        }
+        if n >= DEPTH {
+            let answer = client.receive::<produce::Request>(9).await;
+            let answer = &answer.topics[0].partitions[0];
+            assert_eq!(answer.error, ErrorCode::None);
+            acked.borrow_mut().insert(answer.base_offset, waiting.pop_front().unwrap());
+        }
+    }
+}
+
+/// Boots a machine again and again, each time ended in the middle; returns how it went.
+fn machine(seed: u64) -> u64 {
+    let mut world = World::new(seed, Faults::none());
+    let (acked, epochs) = (Acked::default(), Rc::default());
+    for boot in 0..BOOTS {
+        // Anywhere from the first write of the start to the last of the produces.
+        let at =
+            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(13 * boot.unsigned_abs()) % 400;
+        let end = if (seed + u64::from(boot.unsigned_abs())) % 3 == 0 {
+            End::Killed
+        } else {
+            End::PowerCut
+        };
+        if boot < BOOTS - 1 {
+            world.stop_after(at, end);
+        }
+        let (to, noted) = (Rc::clone(&acked), Rc::clone(&epochs));
+        match world.boot(move |io| run(io, boot, to, noted)) {
+            Outcome::Stopped(_) => (),
+            Outcome::Done(()) => world.crash(),
+            other => panic!("seed {seed}, boot {boot}: {}", matches!(other, Outcome::Late)),
+        }
+    }
+    assert!(acked.borrow().len() >= BATCHES, "seed {seed}: the last boot was not ended early");
+    world.history_hash()
+}
+
+#[test]
+fn what_is_acknowledged_survives_every_end() {
+    for seed in 0..20 {
+        // Printed only if the test fails.
+        println!("seed {seed}");
+        machine(seed);
+    }
+}
+
+#[test]
+fn a_seed_is_a_history() {
+    assert_eq!(machine(7), machine(7));
+}
