@@ -1,5 +1,7 @@
 //! The engine as a stranger uses it: real threads, a real disk.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
 use kariz_engine::batch::Batch;
 use kariz_engine::{
     Config, Engine, Handle, LeaderEpoch, LogConfig, Mark, Offset, OpenError, ShardId, TopicId,

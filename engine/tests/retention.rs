@@ -1,5 +1,7 @@
 //! Segments roll, are found by offset and by time, and go when their topic's settings let them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
 use kariz_engine::batch::Batch;
 use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Faults, Sim, World};

@@ -3,6 +3,8 @@
 //!
 //! `KARIZ_SEEDS=2000 cargo sim` runs that many; `KARIZ_SEED=42 cargo sim` replays one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
 use kariz_engine::batch::Batch;
 use kariz_engine::io::Io;
 use kariz_engine::io::sim::{End, Faults, Outcome, Sim, World};
@@ -14,11 +16,14 @@ use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const PARTITIONS: i32 = 3;
 const SESSIONS: usize = 4;
 const OPS: u64 = 60;
+/// What fills the records up behind their numbers.
+const FILL: u8 = 0xa5;
 
 /// What a partition must be, written from the contract.
 #[derive(Default)]
@@ -69,7 +74,13 @@ impl Model {
 type Models = Rc<RefCell<Vec<Model>>>;
 
 /// Why a session ended before its time.
-struct Failed;
+struct Failed(String);
+
+impl<E: std::error::Error> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
 
 fn name(p: usize) -> TopicPartition {
     TopicPartition::new("t", i32::try_from(p).unwrap())
@@ -79,7 +90,7 @@ fn batch(values: &[u64], bytes: usize, producer: Option<(usize, i32)>, now: Time
     let mut builder = Batch::build();
     for value in values {
         let mut payload = value.to_be_bytes().to_vec();
-        payload.resize(bytes.max(8), 0xa5);
+        payload.resize(bytes.max(8), FILL);
         builder.add(None, Some(&payload), &[], now);
     }
     if let Some((id, sequence)) = producer {
@@ -102,10 +113,13 @@ impl Session {
         self.io.random() % n
     }
 
-    async fn open(io: Sim, models: Models, config: LogConfig) -> Result<Self, Failed> {
-        let options = sim::Options { journal_bytes: 64 << 10, ..sim::Options::default() };
+    async fn open(io: Sim, models: Models, seed: u64) -> Result<Self, Failed> {
+        let config = config(seed);
+        // The smallest goes round many times, and takes few batches at a time.
+        let journal_bytes = [4 << 10, 16 << 10, 64 << 10][usize::try_from(seed / 9 % 3).unwrap()];
+        let options = sim::Options { journal_bytes, ..sim::Options::default() };
         let opened = sim::open(io.clone(), Path::new("/data"), options).await;
-        let (shard, report) = opened.map_err(|_| Failed)?;
+        let (shard, report) = opened?;
         for p in &report.partitions {
             assert!(p.fenced.is_none(), "{}: {:?}", p.partition, p.fenced);
         }
@@ -131,7 +145,7 @@ impl Session {
         assert_eq!(self.models.borrow()[p].promised, 0, "{name} is gone");
         let id = TopicId([u8::try_from(p).unwrap() + 1; 16]);
         let created = self.shard.create(&name, id, LeaderEpoch(0), self.config.clone()).await;
-        created.map_err(|_| Failed)
+        Ok(created?)
     }
 
     /// All records from `from` to the high watermark, read in pieces of random size.
@@ -140,11 +154,11 @@ impl Session {
         let mut at = from;
         loop {
             let max_bytes = usize::try_from(self.pick(2000)).unwrap();
-            let slice = partition.slice(at, max_bytes).await.map_err(|_| Failed)?;
+            let slice = partition.slice(at, max_bytes).await?;
             if slice.is_empty() {
                 return Ok(values);
             }
-            for batch in slice.batches().await.map_err(|_| Failed)? {
+            for batch in slice.batches().await? {
                 let records = batch.records(1 << 20).unwrap();
                 for record in records.iter().map(Result::unwrap) {
                     if record.offset < at {
@@ -152,7 +166,9 @@ impl Session {
                     }
                     assert_eq!(record.offset, at, "a reader was given a gap");
                     let value = record.value.unwrap();
-                    values.push(u64::from_be_bytes(value[..8].try_into().unwrap()));
+                    let (number, rest) = value.split_at(8);
+                    assert!(rest.iter().all(|byte| *byte == FILL), "torn: record {at}");
+                    values.push(u64::from_be_bytes(number.try_into().unwrap()));
                     at = at.plus(1);
                 }
             }
@@ -239,7 +255,7 @@ impl Session {
                 models[p].promised = promised;
                 return Ok(());
             }
-            Err(AppendError::Failed(_)) => return Err(Failed),
+            Err(error @ AppendError::Failed(_)) => return Err(error.into()),
             Err(e) => panic!("{e}"),
         };
         assert_eq!(span.duplicate, known, "a duplicate is known by its sequence, and only that");
@@ -250,7 +266,8 @@ impl Session {
     }
 
     async fn ack(&self, p: usize, partition: &Partition<Sim>, span: &Span) -> Result<(), Failed> {
-        let mark = [Mark::Appended, Mark::Durable, Mark::High][usize::try_from(self.pick(3)).unwrap()];
+        let mark =
+            [Mark::Appended, Mark::Durable, Mark::High][usize::try_from(self.pick(3)).unwrap()];
         match partition.reach(mark, span).await {
             Ok(()) if mark == Mark::Appended => Ok(()),
             Ok(()) => {
@@ -261,7 +278,7 @@ impl Session {
                 self.rolled_back(p, partition);
                 Ok(())
             }
-            Err(_) => Err(Failed),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -299,7 +316,7 @@ impl Session {
         };
         self.models.borrow_mut()[p].cutting = Some(to);
         let offset = Offset(i64::try_from(to).unwrap());
-        self.shard.truncate(partition, offset).await.map_err(|_| Failed)?;
+        self.shard.truncate(partition, offset).await?;
         self.models.borrow_mut()[p].cut(to);
         Ok(())
     }
@@ -335,30 +352,32 @@ fn live(world: &mut World, seed: u64) {
     models.borrow_mut().resize_with(usize::try_from(PARTITIONS).unwrap(), Model::default);
     for session in 0..SESSIONS {
         // The odd seeds live on a disk that fails now and then.
-        let faults = if seed % 2 == 1 { Faults::swarm(seed) } else { Faults::none() };
-        world.set_faults(faults);
-        let n = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20).wrapping_add(session as u64 * 77) % 400;
+        let is_faulty = seed % 2 == 1;
+        world.set_faults(if is_faulty { Faults::swarm(seed) } else { Faults::none() });
+        let n = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20).wrapping_add(session as u64 * 77)
+            % 400;
         if session + 1 < SESSIONS {
-            world.stop_after(n, if n % 4 == 0 { End::Killed } else { End::PowerCut });
+            world.stop_after(n, if n.is_multiple_of(4) { End::Killed } else { End::PowerCut });
         } else {
             world.set_faults(Faults::none());
             world.stop_after(u64::MAX, End::Killed);
         }
         let mine = Rc::clone(&models);
         let outcome = world.boot(move |io| async move {
-            let session = Session::open(io.clone(), mine, config(seed)).await?;
+            let session = Session::open(io.clone(), mine, seed).await?;
             session.run().await?;
             if session.pick(2) == 0 {
-                sim::close(&session.shard).await.map_err(|_| Failed)?;
+                sim::close(&session.shard).await?;
             }
             Ok::<(), Failed>(())
         });
         match outcome {
+            Outcome::Done(Err(Failed(why))) if !is_faulty => panic!("without a fault: {why}"),
             Outcome::Done(_) | Outcome::Stopped(_) => {}
             Outcome::Stuck => panic!("stuck: every task waits"),
             Outcome::Late => panic!("hung"),
         }
-        if seed / 2 % 2 == 0 {
+        if (seed / 2).is_multiple_of(2) {
             world.crash();
         } else {
             world.kill();
@@ -366,8 +385,10 @@ fn live(world: &mut World, seed: u64) {
     }
     let mine = Rc::clone(&models);
     world.crash();
-    let last = world.boot(move |io| async move { Session::open(io, mine, config(seed)).await.is_ok() });
-    assert!(last.done(), "the last start failed on a disk without faults");
+    let last = world.boot(move |io| async move { Session::open(io, mine, seed).await.map(drop) });
+    if let Err(Failed(why)) = last.done() {
+        panic!("the last start failed on a disk without faults: {why}");
+    }
 }
 
 #[test]
@@ -376,11 +397,25 @@ fn the_log_keeps_its_promises() {
     if let Some(seed) = number("KARIZ_SEED") {
         return replay(seed);
     }
-    for seed in 0..number("KARIZ_SEEDS").unwrap_or(100) {
-        let ran = std::panic::catch_unwind(|| simulate(seed));
-        if let Err(panic) = ran {
-            eprintln!("replay: KARIZ_SEED={seed} cargo sim");
-            std::panic::resume_unwind(panic);
+    let seeds = number("KARIZ_SEEDS").unwrap_or(100);
+    let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return;
+            }
+            if let Err(panic) = std::panic::catch_unwind(|| simulate(seed)) {
+                next.store(seeds, Ordering::Relaxed);
+                eprintln!("replay: KARIZ_SEED={seed} cargo sim");
+                std::panic::resume_unwind(panic);
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let done: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        assert!(done.iter().all(Result::is_ok), "a seed has failed: its replay is above");
+    });
 }

@@ -1,6 +1,6 @@
 //! The binary: its one line, signals, a kill, and the offline commands.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)] // a test fails by panicking
 #![allow(missing_docs)]
 
 mod common;

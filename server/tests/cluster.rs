@@ -1,6 +1,6 @@
 //! What must hold over cores, restarts and crashes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)] // a test fails by panicking
 #![allow(missing_docs)]
 
 mod common;

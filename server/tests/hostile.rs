@@ -1,6 +1,6 @@
 //! Clients that mean no good, or do not speak Kafka: each costs only itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)] // a test fails by panicking
 #![allow(missing_docs)]
 
 mod common;

@@ -1,7 +1,7 @@
 //! What hostile clients may cost. Apart from the other tests, and one after another, for what is
 //! measured is the whole process.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)] // a test fails by panicking
 #![allow(missing_docs)]
 
 mod common;
