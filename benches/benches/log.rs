@@ -34,8 +34,8 @@ impl Bed {
         let bed = Self { engine, dir, runtime };
         for (id, shape) in (1..).zip(SHAPES) {
             bed.on(move |shard| async move {
-                let config =
-                    LogConfig { write_caching, retention_bytes: 1 << 30, ..LogConfig::default() };
+                let mut config = LogConfig::default();
+                (config.write_caching, config.retention_bytes) = (write_caching, 1 << 30);
                 let id = TopicId([id; 16]);
                 shard.create(&name_of(shape), id, LeaderEpoch(0), config).await.expect("new");
             });

@@ -216,7 +216,7 @@ fn machine(seed: u64) -> u64 {
         // Anywhere from the first write of the start to the last of the produces.
         let at =
             seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(13 * boot.unsigned_abs()) % 400;
-        let end = if (seed + u64::from(boot.unsigned_abs())) % 3 == 0 {
+        let end = if (seed + u64::from(boot.unsigned_abs())).is_multiple_of(3) {
             End::Killed
         } else {
             End::PowerCut
