@@ -39,6 +39,28 @@ fn with(dir: &Path, offset: Offset, extension: &str) -> PathBuf {
     dir.join(format!("{:020}.{extension}", offset.0))
 }
 
+/// Behind a file's name while it is named anew.
+const ANEW: &str = ".anew";
+
+/// Gives the file at `path` its name again. After a failed sync of its directory a name can read
+/// back and not be on the disk, and no later sync would bring it there.
+pub(crate) fn name_anew<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(ANEW);
+    io.rename(path, Path::new(&aside))?;
+    io.rename(Path::new(&aside), path)
+}
+
+/// Ends what a crash in the middle of [`name_anew`] left, before anybody looks for a file.
+pub(crate) fn end_naming<I: Io>(io: &I, dir: &Path) -> io::Result<()> {
+    for entry in io.list(dir)? {
+        if let Some(name) = entry.name.strip_suffix(ANEW) {
+            io.rename(&dir.join(&entry.name), &dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// The offset in the name of a file with `extension`.
 pub(crate) fn offset_of(name: &str, extension: &str) -> Option<Offset> {
     let digits = name.strip_suffix(extension)?.strip_suffix('.')?;

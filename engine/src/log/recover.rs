@@ -11,7 +11,7 @@
 //! | a gap before the next file  | fence           | cut, move that file aside |
 //!
 //! What is kept above the floor is written again: after a failed sync, or a kill, a page can be in
-//! the cache, clean, and not on the disk. Indexes are believed up to the recovery point, where
+//! the cache, clean, and not on the disk; so can the file's name. Indexes are believed up to the recovery point, where
 //! they read back as possible, and rebuilt from the log otherwise.
 
 use super::epochs::Epochs;
@@ -388,6 +388,9 @@ impl<I: Io> Log<I> {
             began = true;
             if rewritten {
                 self.mark_dirty();
+            }
+            if rewritten || i == last {
+                names::name_anew(&self.io, &names::log(&self.dir, self.active.base))?;
             }
             if i < last {
                 self.seal_active();

@@ -145,11 +145,12 @@ impl<I: Io> Partition<I> {
         self.0.state.borrow().file_end.offset
     }
 
-    /// Whether its disk failed, so that the journal's copy may be the only one.
+    /// Whether its disk failed, so that the journal's copy may be the only one, or the journal the
+    /// only witness of a cut.
     pub(crate) fn needs_journal(&self) -> bool {
         let state = self.0.state.borrow();
         matches!(state.health, Health::Failed(_))
-            && state.file_end.offset < state.marks.durable().offset
+            && (state.is_cutting || state.file_end.offset < state.marks.durable().offset)
     }
 
     /// Deletes the segments that its topic's settings let go; how many.

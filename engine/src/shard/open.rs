@@ -86,6 +86,7 @@ impl<I: Io> Shard<I> {
         let sign = dir.join(CLEAN_SHUTDOWN);
         let was_clean = is_new || io.open(&sign, OpenMode::Read).is_ok();
 
+        names::end_naming(&io, &dir)?;
         let mut found = find_partitions(&io, &dir, &on_event)?;
         let journal_path = dir.join(journal::FILE_NAME);
         let journal_entries = replay(&io, &journal_path, &mut found)?;
@@ -115,8 +116,12 @@ impl<I: Io> Shard<I> {
         write_checkpoints(&io, &dir, &opened, was_clean).await?;
         // Whatever happens from here on needs recovery.
         names::remove_if_there(&io, &sign)?;
+        if io.open(&journal_path, OpenMode::Read).is_ok() {
+            names::name_anew(&io, &journal_path)?;
+        }
         io.sync_dir(&dir).await?;
         let journal = Journal::begin(&io, &journal_path, settings.journal_bytes).await?;
+        io.sync_dir(&dir).await?;
 
         let core = Rc::new(Core::new(io.clone(), on_event, journal.entry_bytes_max()));
         let mut partitions = FxHashMap::default();
@@ -155,8 +160,14 @@ impl<I: Io> Shard<I> {
 async fn make_dir<I: Io>(io: &I, dir: &Path) -> io::Result<bool> {
     let is_new = io.list(dir).is_err();
     io.create_dir(dir)?;
-    if let Some(parent) = dir.parent() {
-        io.sync_dir(parent).await?;
+    if let Some(parent) = dir.parent()
+        && let Err(error) = io.sync_dir(parent).await
+    {
+        if is_new {
+            // Its name reads back and is not durable: no later start may find it there.
+            let _best_effort = io.remove_dir(dir);
+        }
+        return Err(error);
     }
     Ok(is_new)
 }
@@ -210,6 +221,7 @@ fn find_partitions<I: Io>(
         let Some(name) = TopicPartition::from_dir_name(&entry.name) else {
             continue;
         };
+        names::end_naming(io, &path)?;
         let Some(topic_id) = topic_id(io, &path)? else {
             // The metadata is a partition's last file: without it the creation was not acked.
             let empty = io

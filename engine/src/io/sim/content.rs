@@ -131,6 +131,10 @@ impl Content {
         if end > self.now.len() {
             self.now.resize(end, 0);
             self.note_growth(seq);
+        } else if end == self.now.len() && end > self.durable_len && self.lengths.is_empty() {
+            // A failed sync lost the length: writing the end again brings it to the disk, as it
+            // does on ext4 and XFS, where the write-back of a page sets the length up to its end.
+            self.note_growth(seq);
         }
         self.blocks.take(super::to_u64(at), super::to_u64(n));
         let mut at = at;
