@@ -93,17 +93,17 @@ impl<I: Io> Journal<I> {
         let size = size.max(START + 2 * FILL_STEP_BYTES.min(size)).next_multiple_of(SECTOR_BYTES);
         let slot_count = slots(&file)?.map(|s| s.count).max().unwrap_or(0);
         let first = Place { sequence: 1, position: START };
-        let capacity = file.len()?.min(size) / SECTOR_BYTES * SECTOR_BYTES;
+        let id = io.random();
         let mut journal =
-            Self { file, id: io.random(), slot_count, tail: first, head: first, capacity, size };
-        if journal.capacity < START + FILL_STEP_BYTES.min(size - START) {
-            journal.capacity = journal.capacity.max(START);
-            journal.fill(FILL_STEP_BYTES)?;
-        }
+            Self { file, id, slot_count, tail: first, head: first, capacity: START, size };
         // Both slots: an old one that outlived a torn write must not name an old circle.
         journal.write_slot(first)?;
         journal.file.sync().await?;
         journal.write_slot(first)?;
+        journal.file.sync().await?;
+        // However long the file is: after a failed sync its length reads back and is not on the
+        // disk. Behind the slots, for zeros in an old circle would be taken for damage.
+        journal.fill(FILL_STEP_BYTES)?;
         journal.file.sync().await?;
         Ok(journal)
     }
