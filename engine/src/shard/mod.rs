@@ -262,7 +262,11 @@ impl<I: Io> Shard<I> {
     /// # Errors
     /// [`TruncateError`]. After one of the disk the partition takes no writes until it is opened
     /// again: what the log is after the next start may be the cut one.
-    pub async fn truncate(&self, partition: &Partition<I>, to: Offset) -> Result<(), TruncateError> {
+    pub async fn truncate(
+        &self,
+        partition: &Partition<I>,
+        to: Offset,
+    ) -> Result<(), TruncateError> {
         // Held to the end: the journal's word of the cut is obeyed again at each start, so nothing
         // may be promised behind the cut before that entry has been released.
         let _committing = self.0.committing.lock().await;
