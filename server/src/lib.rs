@@ -34,6 +34,7 @@ mod num;
 mod routes;
 mod server;
 #[cfg(test)]
+#[path = "simulation/tests.rs"]
 mod simulation;
 mod walk;
 
