@@ -14,8 +14,8 @@ use std::time::Duration;
 /// the cores, loads it from the other half, reads everything back, checks every record, and
 /// reports; at most a minute, at most 4 GB of disk. With -b it does the same to any broker.
 ///
-/// Exit codes: 0 pass, 1 could not run, 2 usage, 10 verification violated, 14 the numbers are
-/// invalid, 130 interrupted.
+/// Exit codes: 0 pass, 1 could not run, 2 usage, 10 verification violated, 14 numbers are invalid
+/// (in the main job only with --strict), 130 interrupted.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -68,6 +68,9 @@ pub struct Cli {
     /// What to print at the end.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// Exit with 14 if the machine or the generator spoiled numbers, in the main job, too.
+    #[arg(long)]
+    pub strict: bool,
     /// No progress.
     #[arg(short, long)]
     pub quiet: bool,

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 use std::fs;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -162,6 +163,74 @@ fn a_ledger_is_kept_and_checked() {
     assert_eq!(code, 10, "{text}");
     assert_eq!(dir.result()["verification"]["lost"], 64, "{text}");
     assert!(text.contains("VIOLATED"), "{text}");
+}
+
+/// The data directory that [`serves_until_killed`] is to serve.
+const SERVE: &str = "KARIZ_RUNS_SERVE";
+
+/// No test: the server of the next one, in a process of its own that can be killed.
+#[test]
+fn serves_until_killed() {
+    let Some(data) = std::env::var_os(SERVE) else { return };
+    let options = kariz_server::Options {
+        data: data.into(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        cores: vec![0],
+        ..kariz_server::Options::default()
+    };
+    let server = kariz_server::Server::start(options).unwrap();
+    println!("\nserving {}", server.bootstrap());
+    // Until the test that started it kills it, or is gone itself.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// Starts [`serves_until_killed`]; returns where it listens.
+fn serve(dir: &Dir) -> (Child, String) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "serves_until_killed", "--nocapture"])
+        .env(SERVE, dir.0.join("data"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let line = out.lines().map(Result::unwrap).find(|l| l.starts_with("serving ")).unwrap();
+    (child, line.trim_start_matches("serving ").to_owned())
+}
+
+#[test]
+fn a_killed_broker_has_everything_it_acknowledged() {
+    let dir = Dir::new("kill");
+    let ledger = dir.path("ledger");
+    for idempotent in ["", "--idempotent --depth 5"] {
+        let _old = (fs::remove_dir_all(dir.0.join("data")), fs::remove_file(&ledger));
+        let (mut server, broker) = serve(&dir);
+        let args = format!(
+            "produce -b {broker} -t kept -c 6 -p 3 --batch-records 7 -d 120s --ledger {ledger} \
+             {idempotent}"
+        );
+        let load = command(&dir, &args).spawn().unwrap();
+        // The ledger's head is one line; the others are acknowledgements.
+        while fs::read_to_string(&ledger).is_ok_and(|text| text.lines().count() < 40)
+            || !Path::new(&ledger).exists()
+        {
+            std::thread::yield_now();
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
+        let output = load.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("6 of 6 connections broke"), "{text}");
+
+        let (mut server, broker) = serve(&dir);
+        let done = run(&dir, &format!("verify -b {broker} --ledger {ledger}"));
+        assert_verified(&done);
+        let found = &dir.result()["verification"];
+        assert!(found["acked"].as_u64().unwrap() > 0, "{}", done.1);
+        assert!(found["read"].as_u64() >= found["acked"].as_u64(), "{}", done.1);
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
 }
 
 #[test]
