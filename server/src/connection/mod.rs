@@ -37,8 +37,9 @@ use wake::WakeSlot;
 /// Requests of one connection that may wait for their answers. Source: above any client's default
 /// depth (5) and any benchmark's here (256); librdkafka's own limit of a million is left to TCP.
 const IN_FLIGHT_MAX: usize = 1024;
-/// Bytes of requests of one connection that wait for their answers. One request may exceed it.
-const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of requests of one connection that wait for their answers, and of answers that wait to
+/// be sent. One request may exceed it. Source: 16 requests of Kafka's largest batch by default.
+const IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a connection waits for memory before it looks for those that hold it up.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -69,7 +70,7 @@ pub(crate) enum Answer<I: Io> {
 pub(crate) struct Slot<I: Io> {
     api: ApiKey,
     arrived: Instant,
-    /// Bytes of the request, counted while the slot is in the queue.
+    /// Bytes of the request, and of the answer if it is there, while the slot is in the queue.
     bytes: usize,
     answer: Answer<I>,
 }
@@ -122,7 +123,7 @@ impl<I: Io> Connection<I> {
                 Ok(()) => connection.end(Life::Draining),
                 Err(Ended::Refused(refusal)) => {
                     connection.core.metrics.refused.add(1);
-                    tracing::info!(peer = %connection.conn.peer(), %refusal, "closing a connection");
+                    tracing::debug!(peer = %connection.conn.peer(), %refusal, "closing a connection");
                     connection.end(Life::Draining);
                 }
                 Err(Ended::Lost(error)) => {
@@ -169,9 +170,14 @@ impl<I: Io> Connection<I> {
 
     /// Puts the answer to a request of `bytes` bytes, which came at `arrived`, at the end.
     pub(crate) fn push(&self, api: ApiKey, arrived: Instant, bytes: usize, answer: Answer<I>) {
-        if matches!(answer, Answer::Later(_)) {
-            self.barrier.set(true);
-        }
+        let bytes = match &answer {
+            Answer::Later(_) => {
+                self.barrier.set(true);
+                bytes
+            }
+            Answer::Ready(answer) => bytes + answer.len(),
+            Answer::Produce(_) | Answer::Fetch(_) => bytes,
+        };
         self.in_flight_bytes.set(self.in_flight_bytes.get() + bytes);
         self.queue.borrow_mut().push_back(Slot { api, arrived, bytes, answer });
         self.writer.wake();
@@ -202,10 +208,11 @@ impl<I: Io> Connection<I> {
             let now = self.core.shard.io().now();
             self.active.set(self.core.tick());
             self.core.metrics.bytes_in.add(crate::num::u64_from(chunk.len()));
-            while let Some(frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? {
+            while let Some(mut frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? {
                 claim = None;
                 if !self.has_room() {
                     // The chunk is the ring's: do not hold it while the answers are waited for.
+                    frame = Bytes::copy_from_slice(&frame);
                     chunk = Bytes::copy_from_slice(&chunk);
                     self.reader.until(|| self.has_room() || !self.is_open()).await;
                 }

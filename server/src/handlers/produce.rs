@@ -20,6 +20,7 @@ use kariz_protocol::{ApiKey, Cursor, EncodeError, ErrorCode};
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The first version in which a client may send zstd. Source: KIP-110.
 const ZSTD_FROM: i16 = 7;
@@ -140,7 +141,10 @@ pub(super) fn handle<I: Io>(
     };
     if pending.acks == Acks::Nobody {
         return match pending.failures().next() {
-            None => Ok(()),
+            None => {
+                connection.core().metrics.answered(ApiKey::Produce, Duration::ZERO);
+                Ok(())
+            }
             Some(code) => {
                 connection.core().metrics.error(code.code());
                 Err(Refusal::Unacknowledged(code))
