@@ -177,13 +177,15 @@ SMALL, BATCH, LARGE = (100, 1, 64, 16), (100, 64, 64, 16), (1024, 16, 64, 16)
 ROWS = [
     Row("small", "acks=1, write.caching, 100 B x 1", Bare(), produce(*SMALL, 1), cached=True),
     Row("large", "acks=1, write.caching, 1 KiB x 16", Bare(), produce(*LARGE, 1), cached=True),
-    Row("fetch", "fetch, 1 MiB a request", Bare("--send-file"), fetch(), "fetch", cached=True),
+    Row("fetch", "fetch, 1 MiB a request", Bare("--send-file"), fetch(), "bytes_per_s",
+        cached=True),
     Row("small-flushed", "acks=1, default contract, 100 B x 1", Bare("--flush"),
         produce(*SMALL, 1), durable=True),
     Row("large-flushed", "acks=1, default contract, 1 KiB x 16", Bare("--flush"),
         produce(*LARGE, 1), durable=True),
     *(Row(f"alone-{n}", f"acks=all, 1 KiB, one in flight, {n} connections with a partition each",
-          Bare("--flush", "--partitions", n), produce(1024, 1, n, 1, "all", n), "p50", durable=True)
+          Bare("--flush", "--partitions", n), produce(1024, 1, n, 1, "all", n), "p50_ns",
+          durable=True)
       for n in (1, 16, 64)),
     Row("kafka-small", "acks=1, page cache, 100 B x 1", Kafka(), produce(*SMALL, 1), cached=True),
     Row("kafka-batch", "acks=1, page cache, 100 B x 64", Kafka(), produce(*BATCH, 1), cached=True),
@@ -192,15 +194,16 @@ ROWS = [
         produce(100, 1, 16, 1, "all"), durable=True),
     Row("kafka-durable-large", "acks=all, flush.messages=1, 1 KiB x 16", Kafka(),
         produce(*LARGE, "all"), durable=True),
-    Row("kafka-fetch", "fetch, 1 MiB a request", Kafka(), fetch(), "fetch", cached=True),
+    Row("kafka-fetch", "fetch, 1 MiB a request", Kafka(), fetch(), "bytes_per_s", cached=True),
 ]
 
 # Where a phase's numbers are, and whether more is better.
 METRICS_OF = {
     "requests_per_s": (lambda p: p["requests_per_s"], True),
-    "fetch": (lambda p: p["bytes_per_s"], True),
-    "p50": (lambda p: p["response"]["p50_ns"], False),
-    "cpu": (lambda p: p["cpu_ns"], False),
+    "bytes_per_s": (lambda p: p["bytes_per_s"], True),
+    "p50_ns": (lambda p: p["response"]["p50_ns"], False),
+    # Of the server, for each request, or when fetching for each MiB.
+    "cpu_ns": (lambda p: p["cpu_ns"], False),
 }
 
 
@@ -225,7 +228,8 @@ def load(options, server, mode, out, flags):
     unit = counts["bytes"] / 2**20 if "fetch" in phase["kind"] else counts["requests"]
     phase["cpu_ns"] = phase["resources"]["server_cpu_ns"] / unit
     phase["invalid"] += result["invalid"]
-    phase["ping_pong_ns"] = [result["placement"][w]["core_to_core_rtt_ns"] for w in ("before", "after")]
+    placement = result["placement"]
+    phase["ping_pong_ns"] = [placement[when]["core_to_core_rtt_ns"] for when in ("before", "after")]
     return phase
 
 
@@ -236,7 +240,7 @@ def measure(options, out, row, server, rate=None):
     server.start(options)
     try:
         config = row.topic_config(server)
-        if row.metric == "fetch":
+        if row.metric == "bytes_per_s":
             if not isinstance(server, Bare):
                 written = ["--bytes", options.bytes, *row.load, *config]
                 load(options, server, "produce", scratch, ["--topic", "load", *written])
@@ -258,7 +262,7 @@ def measure(options, out, row, server, rate=None):
     finally:
         server.stop()
     short = {name: of(phase) for name, (of, _) in METRICS_OF.items()}
-    short |= {key: phase[key] for key in ("records_per_s", "bytes_per_s", "ping_pong_ns", "notes", "invalid")}
+    short |= {key: phase[key] for key in ("records_per_s", "ping_pong_ns", "notes", "invalid")}
     return short | {"rss": rss, "commit_p99_us": commit, "loadavg": os.getloadavg()[0]}
 
 
@@ -271,7 +275,8 @@ def rounds(options, out, row, label, rate=None):
         for server in pair if turn % 2 else reversed(pair):
             raw = out / "raw" / f"{row.name}-{label}-{turn}-{server.name}"
             this[server.name] = measure(options, raw, row, server, rate)
-            print(f"  {label} {turn} {server.name:6}", {k: v for k, v in this[server.name].items() if k in METRICS_OF}, flush=True)
+            shown = {key: round(this[server.name][key]) for key in METRICS_OF}
+            print(f"  {label} {turn} {server.name:6}", shown, flush=True)
         trips = [ns for one in this.values() for ns in one["ping_pong_ns"] if ns]
         # Near the limit the same place can be measured on either side of it.
         moved = min(trips) <= FAR_NS < max(trips) and max(trips) > 1.5 * min(trips)
@@ -296,13 +301,13 @@ def measure_row(options, out, row):
     medians, share = compare(closed, row.metric, row)
     entry = {"says": row.says, "yardstick": row.yardstick.name, "metric": row.metric,
              "closed": closed, "medians": medians, "share": share}
-    if row.metric == "p50" or not share:
+    if row.metric == "p50_ns" or not share:
         return entry
     paced = closed
     if row.metric == "requests_per_s":
         entry["paced_rate"] = medians[0] * PACED
         entry["paced"] = paced = rounds(options, out, row, "paced", entry["paced_rate"])
-    entry["cpu_medians"], entry["cpu_share"] = compare(paced, "cpu", row)
+    entry["cpu_medians"], entry["cpu_share"] = compare(paced, "cpu_ns", row)
     return entry
 
 
@@ -323,7 +328,8 @@ def measure_idle(options):
             "cpu_percent": (server.cpu_s() - began) * 10}
         if isinstance(server, Kariz):
             written = ["--topic", "load", "--bytes", options.bytes, *produce(*LARGE, 1, 16)]
-            for how, after in ((signal.SIGTERM, "start_after_stop_s"), (signal.SIGKILL, "start_after_kill_s")):
+            for how, after in ((signal.SIGTERM, "start_after_stop_s"),
+                               (signal.SIGKILL, "start_after_kill_s")):
                 load(options, server, "produce", options.data / "warm-up", written)
                 server.stop(how, keep=True)
                 one[after] = server.start(options, keep=True).start_s
@@ -371,36 +377,47 @@ def environment(options):
 
 
 def table(summary):
-    yield f"# Gates\n\n`{' '.join(summary['command'])}` at {summary['environment']['commit'][:12]}"
-    yield "" if summary["environment"]["clean"] else " (with changes that are not committed)"
-    yield "\n\n| Row | Yardstick | Medians (yardstick, Kariz) | Share | CPU medians, ns | CPU share | Counts |\n"
-    yield "|---|---|---|---|---|---|---|\n"
+    env = summary["environment"]
+    yield f"# Gates\n\n`{' '.join(summary['command'])}` at {env['commit'][:12]}"
+    yield "\n" if env["clean"] else " (with changes that are not committed)\n"
+    yield ("\nMedians are of the yardstick and of Kariz; a share above 1 says that Kariz is better."
+           " CPU is the server's, a request or a MiB fetched.\n\n"
+           "| Row | Yardstick | Metric | Medians | Share | CPU, ns | Share | Smaller |\n"
+           "|---|---|---|---|---|---|---|---|\n")
     for name, row in summary["rows"].items():
-        if not row.get("share"):
-            yield f"| {name} | | not measured | | | | |\n" if name != "idle" else ""
+        if name == "idle":
             continue
-        cpu = row.get("cpu_medians")
-        smaller = min(row["share"], row.get("cpu_share", row["share"]))
-        rest = f"{cpu[0]:,.0f}, {cpu[1]:,.0f} | {row['cpu_share']:.3f}" if cpu else " | "
-        yield (f"| {name}: {row['says']} | {row['yardstick']} | {row['medians'][0]:,.0f}, "
-               f"{row['medians'][1]:,.0f} {row['metric']} | {row['share']:.3f} | {rest} | {smaller:.3f} |\n")
-    commits = {name: [r["kariz"]["commit_p99_us"] for r in row["closed"]]
-               for name, row in summary["rows"].items() if name.endswith("-flushed") and "closed" in row}
-    for name, bounds in commits.items():
-        yield f"\n{name}: p99 of a commit in each round, at most: {bounds} us; the high watermark lags by two commits at most.\n"
+        if not row.get("share"):
+            yield f"| {name} | | | not measured | | | | |\n"
+            continue
+        medians = "{:,.0f}, {:,.0f}".format(*row["medians"])
+        cpu, shares = "", [row["share"]]
+        if row.get("cpu_share"):
+            cpu = "{:,.0f}, {:,.0f}".format(*row["cpu_medians"])
+            shares.append(row["cpu_share"])
+        yield (f"| {name}: {row['says']} | {row['yardstick']} | {row['metric']} | {medians} | "
+               f"{row['share']:.3f} | {cpu} | {'' if not cpu else f'{shares[1]:.3f}'} | "
+               f"{min(shares):.3f} |\n")
+    for name, row in summary["rows"].items():
+        if name.endswith("-flushed") and "closed" in row:
+            bounds = [one["kariz"]["commit_p99_us"] for one in row["closed"]]
+            yield (f"\n{name}: p99 of a commit is below {bounds} us (a round each); the high "
+                   "watermark lags by two commits at most.\n")
     if idle := summary["rows"].get("idle"):
-        yield f"\nIdle, and start-up: `{json.dumps(idle)}`\n"
-    noted = sorted({note for row in summary["rows"].values() for part in ("closed", "paced")
-                    for r in row.get(part, []) for one in r.values() if isinstance(one, dict)
-                    for note in one["invalid"]})
-    yield "\nWhat the load generator says against its numbers:\n\n" if noted else ""
-    yield from (f"- {note}\n" for note in noted)
+        yield f"\nIdle, and start-up:\n\n```json\n{json.dumps(idle, indent=1)}\n```\n"
+    said = {why for row in summary["rows"].values() for part in ("closed", "paced")
+            for one in row.get(part, []) for side in one.values() if isinstance(side, dict)
+            for why in side["invalid"]}
+    if said:
+        yield "\nWhat the load generator says against its numbers:\n\n"
+        yield from (f"- {why}\n" for why in sorted(said))
 
 
 def main():
     names = [row.name for row in ROWS] + ["idle"]
     default = [name for name in names if not name.startswith("kafka")]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", required=True, help="what this machine is called in the results")
     parser.add_argument("--what", default="gates", help="what the run is called there")
     parser.add_argument("--rows", default=",".join(default), help=f"of {','.join(names)}")

@@ -167,3 +167,18 @@ fn a_stream_of_no_frames_is_cut_off() {
     stream.write_all(&frame(1, 10)).unwrap();
     assert_eq!(answer(&mut stream).0, 1);
 }
+
+#[test]
+fn a_peer_that_does_not_read_is_cut_off() {
+    for args in [&[][..], &["--flush"], &["--send-file", "--bytes", "1", "--file-bytes", "9"]] {
+        let bare = Bare::start("unread", args);
+        let mut stream = bare.connect();
+        let frames = frame(7, 0).repeat(1000);
+        // Their answers would be 1.1 GB, or 900 MB where each has a byte of the file.
+        let taken = (0..20_000).take_while(|_| stream.write_all(&frames).is_ok()).count();
+        assert!(taken < 20_000, "{args:?}: all was taken");
+        let mut stream = bare.connect();
+        stream.write_all(&frame(1, 10)).unwrap();
+        assert_eq!(answer(&mut stream).0, 1);
+    }
+}

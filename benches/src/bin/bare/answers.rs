@@ -35,6 +35,14 @@ impl Answers {
             Self::File(file) => file.waiting.push_back(id),
         }
     }
+
+    /// Whether more waits than a peer that reads would let wait.
+    pub(crate) fn are_too_many(&self) -> bool {
+        match self {
+            Self::Canned(canned) => canned.bytes.len() > WAITING_BYTES_MAX,
+            Self::File(file) => file.waiting.len() > WAITING_FILES_MAX,
+        }
+    }
 }
 
 /// Canned answers in a row: those before `ready` may leave, those before `committing` wait for
@@ -66,19 +74,16 @@ impl Canned {
     }
 
     /// Takes what may leave.
-    pub(crate) fn take(&mut self) -> Result<Option<Vec<u8>>, CutOff> {
-        if self.bytes.len() > WAITING_BYTES_MAX {
-            return Err(CutOff);
-        }
+    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
         if self.ready == 0 {
-            return Ok(None);
+            return None;
         }
         let mut taken = std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare));
         self.bytes.extend_from_slice(&taken[self.ready..]);
         taken.truncate(self.ready);
         self.committing -= self.ready;
         self.ready = 0;
-        Ok(Some(taken))
+        Some(taken)
     }
 
     /// Gives a buffer back that was taken and has left.
@@ -148,9 +153,7 @@ impl FromFile {
             };
             match sent {
                 Ok(()) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if self.waiting.len() <= WAITING_FILES_MAX => {
-                    return Ok(Sent::Blocked);
-                }
+                Err(Errno::AGAIN) => return Ok(Sent::Blocked),
                 Err(_) => return Err(CutOff),
             }
         }

@@ -42,9 +42,11 @@ mod ring;
 mod server;
 
 use clap::Parser;
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::rc::Rc;
 
 /// A server without a protocol: the ceiling of what this machine and its kernel can do.
@@ -92,30 +94,48 @@ struct Args {
     buffer_bytes: u32,
 }
 
-fn main() -> io::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match serve(&Args::parse()) {
+        Ok(never) => match never {},
+        Err((doing, error)) => {
+            eprintln!("bare: {doing}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until an error, which it returns with what it was doing.
+fn serve(args: &Args) -> Result<Infallible, (String, io::Error)> {
+    let during = |doing: String| move |error| (doing, error);
+    let in_dir = || during(format!("making files in {}", args.data.display()));
+
     let mut core = rustix::thread::CpuSet::new();
     core.set(args.core);
-    rustix::thread::sched_setaffinity(None, &core)?;
+    rustix::thread::sched_setaffinity(None, &core)
+        .map_err(|e| (format!("running on core {}", args.core), e.into()))?;
+    let ring = ring::Ring::leak(args.core, args.buffers, args.buffer_bytes)
+        .map_err(during("making a ring".to_owned()))?;
 
-    let ring = ring::Ring::new(args.core, args.buffers, args.buffer_bytes)?;
+    let limits = file::Limits { segment_bytes: args.segment_bytes, keep_bytes: args.keep_bytes };
+    let files = || file::Files::create(&args.data, usize::from(args.partitions), limits);
     let service = if args.send_file {
-        server::Service::File(prepare(&args.data, args.file_bytes, args.bytes)?)
+        prepare(&args.data, args.file_bytes, args.bytes).map(server::Service::File)
+    } else if args.flush {
+        files().and_then(|files| {
+            Ok(server::Service::Durable(files, commit::Commits::create(&args.data)?))
+        })
     } else {
-        let limits =
-            file::Limits { segment_bytes: args.segment_bytes, keep_bytes: args.keep_bytes };
-        let files = file::Files::create(&args.data, usize::from(args.partitions), limits)?;
-        if args.flush {
-            server::Service::Durable(files, commit::Commits::create(&args.data)?)
-        } else {
-            server::Service::Written(files)
-        }
-    };
-    let listener = TcpListener::bind(args.listen)
-        .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", args.listen)))?;
-    println!("bare ready {} pid={}", listener.local_addr()?, std::process::id());
-    io::stdout().flush()?;
-    server::run(ring, &listener, service, args.spins)
+        files().map(server::Service::Written)
+    }
+    .map_err(in_dir())?;
+
+    let ready = TcpListener::bind(args.listen).and_then(|listener| {
+        println!("bare ready {} pid={}", listener.local_addr()?, std::process::id());
+        io::stdout().flush()?;
+        Ok(listener)
+    });
+    let listener = ready.map_err(during(format!("listening on {}", args.listen)))?;
+    server::run(ring, &listener, service, args.spins).map_err(during("serving".to_owned()))
 }
 
 /// Makes the file of `--send-file` in `dir`: written, so it is in the page cache.

@@ -7,11 +7,12 @@
 //! - what is sent, and the paths of files to remove. The ring keeps them until their completion.
 //!
 //! **Invariant:** a buffer has one owner. A [`Lent`] is made only from a completion, cannot be
-//! copied, and [`Ring::give_back`] consumes it.
+//! copied, and [`Ring::give_back`] consumes it. A ring is never dropped: closing one does not wait
+//! for what the kernel still does with this memory.
 
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -30,7 +31,7 @@ const COMPLETIONS: u32 = 8192;
 const GROUP: u16 = 0;
 
 /// The most workers of a kind, for files and for the rest.
-const WORKERS: u32 = 4;
+const WORKERS: u32 = 8;
 
 /// What a completion is the completion of: the upper 32 bits of its user data.
 const ACCEPT: u64 = 0;
@@ -78,7 +79,6 @@ impl Lent {
 
 /// The ring and its lent buffers.
 pub(crate) struct Ring {
-    // Declared first, so dropped first: closing the ring ends the kernel's use of the memory below.
     uring: IoUring,
     pool: Pool,
     completions: Vec<cqueue::Entry>,
@@ -88,9 +88,12 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Makes the ring of the calling thread, whose workers stay on `core`, with `count` lent
-    /// buffers (a power of two) of `size` bytes.
-    pub(crate) fn new(core: usize, count: u16, size: u32) -> io::Result<Self> {
+    /// Makes the ring of the calling thread, for the rest of the process, with `count` lent buffers
+    /// (a power of two) of `size` bytes. Its workers stay on `core`.
+    pub(crate) fn leak(core: usize, count: u16, size: u32) -> io::Result<&'static mut Self> {
+        if !count.is_power_of_two() {
+            return Err(io::Error::other(format!("{count} buffers are no power of two")));
+        }
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -98,9 +101,8 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         keep_workers_on(&uring, core)?;
-        let pool = Pool::new(count, size)?;
-        // SAFETY: the address is that of `count` entries in `pool`'s mapping, which lives until
-        // `pool` is dropped, and that is after `uring` (the order of this struct's fields).
+        let pool = Pool::leak(count, size)?;
+        // SAFETY: the address is that of `count` entries in `pool`'s mapping, which is never undone.
         unsafe {
             uring.submitter().register_buf_ring_with_flags(
                 pool.entries.as_ptr().expose_provenance() as u64,
@@ -109,7 +111,13 @@ impl Ring {
                 0,
             )?;
         }
-        Ok(Self { uring, pool, completions: Vec::new(), sending: Vec::new(), removing: Vec::new() })
+        Ok(Box::leak(Box::new(Self {
+            uring,
+            pool,
+            completions: Vec::new(),
+            sending: Vec::new(),
+            removing: Vec::new(),
+        })))
     }
 
     /// Asks for every connection that comes to `listener`, as [`Event::Accepted`].
@@ -262,9 +270,9 @@ impl Ring {
         let entry = entry.user_data(op << 32 | u64::from(slot));
         loop {
             // SAFETY: the memory that operations name lives until their completions: the lent
-            // buffers as long as the ring, bytes in `sending` and paths in `removing` (moving a
-            // `Vec` or a `CString` does not move what it holds). A descriptor that is closed
-            // early makes the operation fail, no more.
+            // buffers for ever, bytes in `sending` and paths in `removing` (moving a `Vec` or a
+            // `CString` does not move what it holds). A descriptor that is closed early makes the
+            // operation fail, no more.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return Ok(());
             }
@@ -278,7 +286,6 @@ impl Ring {
 struct Pool {
     entries: NonNull<BufRingEntry>,
     buffers: NonNull<u8>,
-    mapped_bytes: usize,
     count: u16,
     size: u32,
     /// Entries ever published; the kernel takes them in this order.
@@ -286,7 +293,7 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(count: u16, size: u32) -> io::Result<Self> {
+    fn leak(count: u16, size: u32) -> io::Result<Self> {
         let entries_bytes = (usize::from(count) * size_of::<BufRingEntry>())
             .next_multiple_of(rustix::param::page_size());
         let mapped_bytes = entries_bytes + usize::from(count) * size as usize;
@@ -303,7 +310,7 @@ impl Pool {
             NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::other("mapped at 0"))?;
         // SAFETY: `entries_bytes` is within the mapping.
         let buffers = unsafe { base.add(entries_bytes) };
-        let mut pool = Self { entries: base.cast(), buffers, mapped_bytes, count, size, tail: 0 };
+        let mut pool = Self { entries: base.cast(), buffers, count, size, tail: 0 };
         pool.give_back((0..count).map(|id| Lent { id, len: 0 }));
         Ok(pool)
     }
@@ -338,14 +345,6 @@ impl Pool {
         // SAFETY: an aligned field of the mapping, which the kernel only reads.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        // SAFETY: the mapping of `Pool::new`; every borrow of it is a borrow of `self`.
-        let unmapped = unsafe { munmap(self.entries.as_ptr().cast(), self.mapped_bytes) };
-        debug_assert!(unmapped.is_ok());
     }
 }
 

@@ -6,6 +6,7 @@ use crate::connection::{Connection, CutOff, Frames};
 use crate::file::Files;
 use crate::ring::{Event, Lent, Ring};
 use slab::Slab;
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -22,11 +23,11 @@ pub(crate) enum Service {
 
 /// Serves `listener` until an error that is not a connection's.
 pub(crate) fn run(
-    mut ring: Ring,
+    ring: &mut Ring,
     listener: &TcpListener,
     service: Service,
     spins: u32,
-) -> io::Result<()> {
+) -> io::Result<Infallible> {
     ring.accept(listener.as_fd())?;
     let mut server = Server {
         service,
@@ -38,8 +39,8 @@ pub(crate) fn run(
     loop {
         ring.turn(spins)?;
         ring.events(|ring, event| server.on(ring, event))?;
-        server.write(&mut ring)?;
-        server.answer(&mut ring)?;
+        server.write(ring)?;
+        server.answer(ring)?;
     }
 }
 
@@ -86,7 +87,7 @@ impl Server {
                         connection.listed = true;
                         self.answering.push(slot);
                     }
-                    if whole == Err(CutOff) {
+                    if whole == Err(CutOff) || connection.answers.are_too_many() {
                         connection.cut_off();
                     }
                 }
@@ -100,6 +101,8 @@ impl Server {
             Event::Ended { slot } => {
                 if let Some(connection) = self.connections.get_mut(slot as usize) {
                     connection.receiving = false;
+                    // Nobody waits for what is still being sent.
+                    connection.cut_off();
                     self.forget(slot);
                 }
                 Ok(())
@@ -205,13 +208,9 @@ impl Server {
                     canned.commit();
                     canned.release();
                 }
-                match canned.take() {
-                    Ok(Some(bytes)) => {
-                        connection.sending = true;
-                        ring.send(slot, socket.as_fd(), bytes)?;
-                    }
-                    Ok(None) => {}
-                    Err(CutOff) => connection.cut_off(),
+                if let Some(bytes) = canned.take() {
+                    connection.sending = true;
+                    ring.send(slot, socket.as_fd(), bytes)?;
                 }
             }
             Answers::File(file) => match file.send(socket) {
