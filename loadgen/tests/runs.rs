@@ -219,7 +219,8 @@ fn a_killed_broker_has_everything_it_acknowledged() {
         server.kill().unwrap();
         server.wait().unwrap();
         let output = load.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("6 of 6 connections broke"), "{text}");
 
         let (mut server, broker) = serve(&dir);
