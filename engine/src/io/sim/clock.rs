@@ -1,6 +1,7 @@
 //! Virtual time: it stands still while a task is ready, and jumps to the next alarm when none is.
 
 use super::machine::Shared;
+use super::volume::Inode;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,13 +11,32 @@ use std::time::Duration;
 /// Wall-clock time at which every simulation begins, in ms since 1970: 2026-01-01T00:00:00Z.
 const WALL_START_MS: i64 = 1_767_225_600_000;
 
-/// Whom an alarm wakes.
+/// What happens when an alarm rings.
 #[derive(Debug)]
 pub(super) enum Alarm {
-    /// A task that sleeps.
+    /// A task that sleeps wakes.
     Task(Waker),
-    /// Whoever reads from this pipe when bytes arrive in it.
+    /// Bytes arrive in this pipe.
     Pipe(u64),
+    /// The disk ends a sync, whether or not somebody still waits for it.
+    Sync(Sync),
+}
+
+/// A sync on its way.
+#[derive(Debug)]
+pub(super) struct Sync {
+    pub(super) what: Synced,
+    /// It ends badly: what it covers is lost.
+    pub(super) fails: bool,
+}
+
+/// What a sync covers.
+#[derive(Debug)]
+pub(super) enum Synced {
+    /// The content of a file, as captured under this number.
+    File(u64),
+    /// The names in directory `dir` that were changed up to the moment `until`.
+    Dir { dir: Inode, until: u64 },
 }
 
 /// An alarm's key: when it rings, and its number among those that ring at that moment.
@@ -59,10 +79,10 @@ impl Clock {
         self.wall_step_ms = self.wall_step_ms.saturating_add(ms);
     }
 
-    /// Starts a process's clock, and forgets the alarms of the last process.
-    pub(super) fn boot(&mut self) {
+    /// Starts a process's clock, and takes the alarms of the last process.
+    pub(super) fn boot(&mut self) -> impl Iterator<Item = Alarm> + use<> {
         self.booted = self.now;
-        self.alarms.clear();
+        std::mem::take(&mut self.alarms).into_values()
     }
 
     /// Rings `alarm` at `at`; alarms of one moment ring in the order in which they were set.

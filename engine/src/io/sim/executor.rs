@@ -146,7 +146,7 @@ impl Tasks {
                 match machine.clock.next_alarm() {
                     Some(at) if at <= until => {
                         let alarms = machine.clock.advance(at);
-                        machine.woken(alarms)
+                        machine.ring(alarms)
                     }
                     Some(_) => return Halt::Late,
                     None if polls >= SPIN_POLLS && spins < SPINS_MAX => {

@@ -1,6 +1,6 @@
 //! An open file of the simulated disk.
 
-use super::clock::Sleep;
+use super::clock::{Sleep, Synced};
 use super::faults::{Fault, OpKind};
 use super::history::digest;
 use super::machine::{Machine, Op, Shared};
@@ -89,55 +89,6 @@ impl SimFile {
     }
 }
 
-/// A `sync` on its way; dropping it ends nobody's wait, and settles nothing.
-struct Syncing {
-    file: SimFile,
-    sync: u64,
-    fails: Option<io::Error>,
-    latency: Sleep,
-}
-
-impl Syncing {
-    fn begin(file: &SimFile) -> io::Result<Self> {
-        let SimFile(handle) = file;
-        let (mut guard, fault) = handle.shared.begin(handle.boot, OpKind::Sync, &handle.path)?;
-        let machine = &mut *guard;
-        let sync = machine.disk.begin_sync(handle.inode)?;
-        let latency = machine.rng.duration(&machine.faults.disk_latency);
-        let at = machine.clock.now() + latency;
-        let op = Op { kind: OpKind::Sync, path: &handle.path, offset: 0, len: 0 };
-        machine.note(&op, &Ok(()), |()| (sync, 0));
-        let latency = Sleep::new(handle.shared.clone(), handle.boot, at);
-        Ok(Self { file: file.clone(), sync, fails: fault.and_then(Fault::error), latency })
-    }
-
-    async fn end(mut self) -> io::Result<()> {
-        (&mut self.latency).await;
-        let fails = self.fails.take();
-        let sync = self.sync;
-        self.file.inline(
-            OpKind::Synced,
-            0,
-            0,
-            |machine, _| {
-                let lost = fails.is_some().then_some(&mut machine.rng);
-                machine.disk.end_sync(sync, lost);
-                fails.map_or(Ok(()), Err)
-            },
-            |()| (sync, 0),
-        )
-    }
-}
-
-impl Drop for Syncing {
-    fn drop(&mut self) {
-        let mut machine = self.file.0.shared.lock();
-        if machine.boot == self.file.0.boot {
-            machine.disk.forget_sync(self.sync);
-        }
-    }
-}
-
 impl File for SimFile {
     fn len(&self) -> io::Result<u64> {
         let machine = self.0.shared.lock();
@@ -214,8 +165,25 @@ impl File for SimFile {
 
     fn sync(&self) -> impl Future<Output = io::Result<()>> + 'static {
         // Begun by the call, not by the first poll: what is written in between is not covered.
-        let syncing = Syncing::begin(self);
-        async move { syncing?.end().await }
+        // The disk ends it, whether or not it is polled.
+        let handle = &self.0;
+        let begun = handle.shared.begin(handle.boot, OpKind::Sync, &handle.path).and_then(
+            |(mut machine, fault)| {
+                let fails = fault.and_then(Fault::error);
+                let sync = machine.disk.begin_sync(handle.inode)?;
+                let at = machine.begin_sync(Synced::File(sync), fails.is_some());
+                let op = Op { kind: OpKind::Sync, path: &handle.path, offset: 0, len: 0 };
+                machine.note(&op, &Ok(()), |()| (sync, 0));
+                Ok((Sleep::new(handle.shared.clone(), handle.boot, at), fails, sync))
+            },
+        );
+        let file = self.clone();
+        async move {
+            let (ended, fails, sync) = begun?;
+            ended.await;
+            let result = |_: &mut Machine, _| fails.map_or(Ok(()), Err);
+            file.inline(OpKind::Synced, 0, 0, result, |()| (sync, 0))
+        }
     }
 
     fn load(&self, at: u64, len: usize) -> impl Future<Output = io::Result<()>> + 'static {

@@ -3,7 +3,7 @@
 //! Files are `Send`, so the lock is a real one; one thread runs a simulation, so it never waits.
 //! Nothing of the application (a task, a waker's code) runs while it is held.
 
-use super::clock::{Alarm, Clock};
+use super::clock::{Alarm, Clock, Sync, Synced};
 use super::faults::{Fault, Faults, OpKind};
 use super::history::{Event, History};
 use super::net::Net;
@@ -15,6 +15,7 @@ use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 /// How a process ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,12 @@ impl Machine {
         self.boot += 1;
         self.stopped = Some(end);
         self.net = Net::default();
-        self.clock.boot();
+        for alarm in self.clock.boot() {
+            // A sync that is on its way outlives who called it, and nobody hears of its error.
+            if let (Alarm::Sync(sync), End::Killed) = (alarm, end) {
+                self.end_sync(&sync);
+            }
+        }
         self.disk.close_all();
         let kind = match end {
             End::PowerCut => {
@@ -98,17 +104,38 @@ impl Machine {
     /// Starts a process on what the last one left.
     pub(super) fn start(&mut self) {
         self.stopped = None;
-        self.clock.boot();
+        drop(self.clock.boot());
         let op = Op { kind: OpKind::Boot, path: &Arc::from(""), offset: 0, len: 0 };
         self.note(&op, &Ok(()), |()| (0, 0));
     }
 
-    /// Whom the alarms wake.
-    pub(super) fn woken(&mut self, alarms: impl Iterator<Item = Alarm>) -> Vec<Waker> {
+    /// The disk ends a sync.
+    fn end_sync(&mut self, sync: &Sync) {
+        let lost = sync.fails.then_some(&mut self.rng);
+        match sync.what {
+            Synced::File(number) => self.disk.end_sync(number, lost),
+            Synced::Dir { dir, until } => self.disk.settle_dir(dir, until, lost),
+        }
+    }
+
+    /// The disk begins a sync: when it will have ended it.
+    pub(super) fn begin_sync(&mut self, what: Synced, fails: bool) -> Duration {
+        let at = self.clock.now() + self.rng.duration(&self.faults.disk_latency);
+        // Set before whoever waits sets his: it rings first.
+        self.clock.set(at, Alarm::Sync(Sync { what, fails }));
+        at
+    }
+
+    /// The alarms ring: whom they wake.
+    pub(super) fn ring(&mut self, alarms: impl Iterator<Item = Alarm>) -> Vec<Waker> {
         alarms
             .filter_map(|alarm| match alarm {
                 Alarm::Task(waker) => Some(waker),
                 Alarm::Pipe(pipe) => self.net.arrived(pipe),
+                Alarm::Sync(sync) => {
+                    self.end_sync(&sync);
+                    None
+                }
             })
             .collect()
     }

@@ -59,7 +59,7 @@ pub use world::{Outcome, World};
 
 use super::{Entry, Io, OpenMode};
 use crate::types::{Instant, Timestamp};
-use clock::Sleep;
+use clock::{Sleep, Synced};
 use executor::Tasks;
 use machine::{Machine, Op, Shared};
 use std::fmt;
@@ -197,28 +197,26 @@ impl Io for Sim {
 
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>> + 'static {
         let path: Arc<str> = Arc::from(dir.to_string_lossy());
-        // Begun by the call, as a file's sync.
-        let begun =
-            self.shared.begin(self.boot, OpKind::SyncDir, &path).and_then(|(mut guard, fault)| {
-                let machine = &mut *guard;
+        // Begun by the call and ended by the disk, as a file's sync.
+        let begun = self.shared.begin(self.boot, OpKind::SyncDir, &path).and_then(
+            |(mut machine, fault)| {
+                let fails = fault.and_then(Fault::error);
                 let found = machine.disk.lookup_dir(dir);
                 let op = Op { kind: OpKind::SyncDir, path: &path, offset: 0, len: 0 };
                 machine.note(&op, &found, |inode| (*inode, 0));
-                let latency = machine.rng.duration(&machine.faults.disk_latency);
-                let until = machine.clock.now() + latency;
-                Ok((found?, machine.disk.now(), until, fault.and_then(Fault::error)))
-            });
+                let (dir, until) = (found?, machine.disk.now());
+                let at = machine.begin_sync(Synced::Dir { dir, until }, fails.is_some());
+                Ok((Sleep::new(self.shared.clone(), self.boot, at), fails, until))
+            },
+        );
         let (shared, boot) = (self.shared.clone(), self.boot);
         async move {
-            let (dir, covered, until, fails) = begun?;
-            Sleep::new(shared.clone(), boot, until).await;
-            let mut guard = shared.begin(boot, OpKind::Synced, &path)?.0;
-            let machine = &mut *guard;
-            let lost = fails.is_some().then_some(&mut machine.rng);
-            machine.disk.settle_dir(dir, covered, lost);
+            let (ended, fails, until) = begun?;
+            ended.await;
+            let mut machine = shared.begin(boot, OpKind::Synced, &path)?.0;
             let result = fails.map_or(Ok(()), Err);
             let op = Op { kind: OpKind::Synced, path: &path, offset: 0, len: 0 };
-            machine.note(&op, &result, |()| (covered, 0));
+            machine.note(&op, &result, |()| (until, 0));
             result
         }
     }

@@ -458,11 +458,6 @@ impl Volume {
         }
     }
 
-    /// Nobody waits for a sync any more.
-    pub(super) fn forget_sync(&mut self, sync: u64) {
-        self.in_flight.remove(&sync);
-    }
-
     /// A handle of a file is dropped.
     pub(super) fn close(&mut self, inode: Inode) {
         if let Some(Node::File { handles, .. }) = self.nodes.get_mut(&inode) {

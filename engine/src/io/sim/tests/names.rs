@@ -88,6 +88,52 @@ fn a_rename_replaces_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_file_renamed_often_has_one_name_after_a_crash() {
+    let mut left = std::collections::BTreeSet::new();
+    for seed in 0..SEEDS {
+        let mut world = world(seed);
+        let main = |io: Sim| async move {
+            durable_file(&io, "/0", b"here").await.unwrap();
+            for n in 0..4 {
+                let (from, to) = (format!("/{n}"), format!("/{}", n + 1));
+                io.rename(Path::new(&from), Path::new(&to)).unwrap();
+            }
+        };
+        world.boot(main).done();
+        world.crash();
+        let names = world.disk().list("/").unwrap();
+        assert_eq!(names.len(), 1, "seed {seed}: {names:?}");
+        left.insert(names[0].name.clone());
+    }
+    assert_eq!(left.len(), 5, "{left:?}");
+}
+
+#[test]
+fn of_many_names_a_crash_leaves_all_or_none_or_the_first_or_any() {
+    let (mut all, mut none, mut first, mut any) = (0, 0, 0, 0);
+    for seed in 0..SEEDS {
+        let mut world = world(seed);
+        let main = |io: Sim| async move {
+            for n in 0..20 {
+                let path = format!("/{n:02}");
+                drop(io.open(Path::new(&path), OpenMode::Create).unwrap());
+            }
+        };
+        world.boot(main).done();
+        world.crash();
+        let names = world.disk().list("/").unwrap();
+        let last = names.last().map(|entry| entry.name.parse::<usize>().unwrap());
+        match (names.len(), last) {
+            (0, _) => none += 1,
+            (20, _) => all += 1,
+            (n, Some(last)) if last + 1 == n => first += 1,
+            _ => any += 1,
+        }
+    }
+    assert!(all > 10 && none > 25 && first > 20 && any > 20, "{all} {none} {first} {any}");
+}
+
+#[test]
 fn a_rename_between_directories_is_seen_by_both_or_neither() {
     for (seed, synced) in (0..SEEDS).flat_map(|seed| ["", "/a", "/b"].map(|dir| (seed, dir))) {
         let mut world = world(seed);

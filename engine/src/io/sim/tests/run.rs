@@ -101,7 +101,7 @@ fn a_seed_means_the_same_forever() {
             Some("PowerCut at 81253964 ns".into()),
             186,
             10_808,
-            27_499
+            29_258
         )
     );
 }
