@@ -374,7 +374,8 @@ proptest! {
         for synonym in setting.broker_names() {
             if let Ok(Value::Number(n)) = setting.parse_as(synonym.name, &text, synonym.factor) {
                 let written: i64 = text.trim().parse().unwrap();
-                prop_assert!(n == written * synonym.factor || (written < 0 && n == -1));
+                let scaled = written.checked_mul(synonym.factor);
+                prop_assert!(scaled == Some(n) || (written < 0 && n == -1));
             }
         }
     }
