@@ -45,10 +45,24 @@ const ANEW: &str = ".anew";
 /// Gives the file at `path` its name again. After a failed sync of its directory a name can read
 /// back and not be on the disk, and no later sync would bring it there.
 pub(crate) fn name_anew<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let aside = anew(path);
+    io.rename(path, &aside)?;
+    io.rename(&aside, path)
+}
+
+fn anew(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(ANEW);
-    io.rename(path, Path::new(&aside))?;
-    io.rename(Path::new(&aside), path)
+    aside.into()
+}
+
+/// Ends what a crash in the middle of [`name_anew`] left of the directory `path`.
+pub(crate) fn end_naming_of<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let aside = anew(path);
+    if io.list(path).is_err() && io.list(&aside).is_ok() {
+        return io.rename(&aside, path);
+    }
+    Ok(())
 }
 
 /// Ends what a crash in the middle of [`name_anew`] left, before anybody looks for a file.

@@ -44,7 +44,7 @@ impl<I: Io> Shard<I> {
     pub(crate) async fn checkpoint(&self) -> io::Result<bool> {
         let _checkpointing = self.0.checkpointing.lock().await;
         let core = &self.0.core;
-        let end = self.0.journal.borrow().end();
+        let end = self.0.cutting.get().unwrap_or_else(|| self.0.journal.borrow().end());
         core.unsynced_bytes.set(0);
         for some in self.partitions().chunks(SYNCS_AT_ONCE) {
             let begun = some.iter().filter_map(|partition| partition.begin_checkpoint());

@@ -21,7 +21,7 @@ use crate::engine::Handle;
 use crate::futures::{Latch, Signal};
 use crate::io::Io;
 use crate::io::uring::Uring;
-use crate::journal::Journal;
+use crate::journal::{Journal, Place};
 use crate::journal::entry::{Entry, Item};
 use crate::log::{Log, TruncateError, names};
 use crate::metrics::ShardMetrics;
@@ -86,6 +86,8 @@ struct Inner<I: Io> {
     committing: tokio::sync::Mutex<()>,
     /// One checkpoint at a time.
     checkpointing: tokio::sync::Mutex<()>,
+    /// The place of the entry that speaks of a cut, until the files were cut.
+    cutting: Cell<Option<Place>>,
     stopping: Latch,
     stopped: Cell<bool>,
     /// Apps that were started and have not ended.
@@ -273,14 +275,20 @@ impl<I: Io> Shard<I> {
         partition.set_cutting(true);
         // All that is written goes into entries before the one that speaks of the cut.
         let spare = self.commit(Entry::new()).await;
-        let done = match partition.truncation(to) {
-            Ok(cut) => self.cut(partition, &cut, spare).await.inspect_err(|error| {
-                partition.fail(&format!("it was to be cut back: {error}"));
-            }),
-            Err(error) => Err(error),
+        let cut = match partition.truncation(to) {
+            Ok(cut) => cut,
+            Err(error) => {
+                partition.set_cutting(false);
+                return Err(error);
+            }
         };
+        // Still cutting if that fails: the entry may be the only witness of a cut that came to the
+        // disk in part.
+        self.cut(partition, &cut, spare).await.inspect_err(|error| {
+            partition.fail(&format!("it was to be cut back: {error}"));
+        })?;
         partition.set_cutting(false);
-        done
+        Ok(())
     }
 
     async fn cut(
@@ -291,7 +299,10 @@ impl<I: Io> Shard<I> {
     ) -> Result<(), TruncateError> {
         // Behind what the last commit has left to be said of the files that it synced.
         self.0.core.group.borrow_mut().entry.push(cut, std::iter::empty());
+        // A checkpoint that began before the files were cut must not release this entry.
+        self.0.cutting.set(Some(self.0.journal.borrow().end()));
         self.commit(spare).await;
+        self.0.cutting.set(None);
         if let Some(reason) = self.0.core.failure() {
             return Err(io::Error::other(reason.to_string()).into());
         }

@@ -68,6 +68,8 @@ struct Found {
     dir: PathBuf,
     topic_id: TopicId,
     facts: Facts,
+    /// Its names may not have been durable, and were given again.
+    is_named_anew: bool,
 }
 
 impl<I: Io> Shard<I> {
@@ -82,7 +84,8 @@ impl<I: Io> Shard<I> {
         let began = io.now();
         let dir = settings.dir.clone();
         let is_new = make_dir(&io, &dir).await?;
-        let directory_id = meta_properties(&io, &dir, node_id, cluster_id).await?;
+        let has_served = io.open(&dir.join(journal::FILE_NAME), OpenMode::Read).is_ok();
+        let directory_id = meta_properties(&io, &dir, node_id, cluster_id, has_served).await?;
         let sign = dir.join(CLEAN_SHUTDOWN);
         let was_clean = is_new || io.open(&sign, OpenMode::Read).is_ok();
 
@@ -112,6 +115,10 @@ impl<I: Io> Shard<I> {
         };
         for (found, recovered, _, _) in &opened {
             keep_floor(&io, found, recovered.fence.is_some()).await?;
+        }
+        // Before the checkpoint that says that they are durable.
+        if opened.iter().any(|(found, ..)| found.is_named_anew) {
+            io.sync_dir(&dir).await?;
         }
         write_checkpoints(&io, &dir, &opened, was_clean).await?;
         // Whatever happens from here on needs recovery.
@@ -145,6 +152,7 @@ impl<I: Io> Shard<I> {
             room: Signal::default(),
             committing: tokio::sync::Mutex::new(()),
             checkpointing: tokio::sync::Mutex::new(()),
+            cutting: Cell::new(None),
             stopping: Latch::default(),
             stopped: Cell::new(false),
             apps: Cell::new(0),
@@ -156,10 +164,19 @@ impl<I: Io> Shard<I> {
 }
 
 /// Makes `dir` if it is not there; whether it was not. Its name is durable when this returns: the
-/// one who made it may have been killed before it was.
+/// one who made it may have been killed in the sync that failed to make it so.
 async fn make_dir<I: Io>(io: &I, dir: &Path) -> io::Result<bool> {
+    names::end_naming_of(io, dir)?;
     let is_new = io.list(dir).is_err();
-    io.create_dir(dir)?;
+    if is_new {
+        io.create_dir(dir)?;
+    } else if io.open(&dir.join(journal::FILE_NAME), OpenMode::Read).is_err() {
+        match names::name_anew(io, dir) {
+            // A mount point: its name is not of our making.
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
+            done => done?,
+        }
+    }
     if let Some(parent) = dir.parent()
         && let Err(error) = io.sync_dir(parent).await
     {
@@ -178,6 +195,7 @@ async fn meta_properties<I: Io>(
     dir: &Path,
     node_id: i32,
     cluster_id: &str,
+    has_served: bool,
 ) -> io::Result<TopicId> {
     let text = match read_file(io, &dir.join(META)) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -186,6 +204,10 @@ async fn meta_properties<I: Io>(
     };
     let known = text.lines().find_map(|line| line.strip_prefix("directory.id="));
     if let Some(id) = known.and_then(|id| id.trim().parse().ok()) {
+        // Without a journal the start that wrote it may have been killed before it was durable.
+        if !has_served {
+            replace_file(io, dir, META, text.as_bytes()).await?;
+        }
         return Ok(id);
     }
     let id = TopicId((u128::from(io.random()) << 64 | u128::from(io.random())).to_be_bytes());
@@ -241,7 +263,15 @@ fn find_partitions<I: Io>(
             ..Facts::default()
         };
         facts.floor = facts.recovery_point.max(promised(io, &path)?);
-        found.insert((topic_id, name.partition), Found { name, dir: path, topic_id, facts });
+        // Whoever made it may have been killed in the last sync of its creation, and nobody has
+        // heard whether that failed. A line in the checkpoint says that it did not.
+        let is_named_anew = !points.contains_key(&name);
+        if is_named_anew {
+            names::name_anew(io, &path.join(names::METADATA))?;
+            names::name_anew(io, &path)?;
+        }
+        let found_here = Found { name, dir: path, topic_id, facts, is_named_anew };
+        found.insert((topic_id, found_here.name.partition), found_here);
     }
     Ok(found)
 }
@@ -281,7 +311,12 @@ async fn keep_floor<I: Io>(io: &I, found: &Found, is_fenced: bool) -> io::Result
         let text = format!("{}\n", found.facts.floor);
         return replace_file(io, &found.dir, FLOOR, text.as_bytes()).await;
     }
-    names::remove_if_there(io, &found.dir.join(FLOOR))
+    match io.remove_file(&found.dir.join(FLOOR)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        // One that came back after a cut below it would fence a log that is whole.
+        Ok(()) => io.sync_dir(&found.dir).await,
+    }
 }
 
 /// Puts the journal's bytes back and notes the floors.
