@@ -10,7 +10,8 @@ import sys
 
 from check import Violation
 
-KARIZ = os.environ.get("KARIZ") or pathlib.Path(__file__).resolve().parents[3] / "target/release/kariz"
+KARIZ = pathlib.Path(os.environ.get("KARIZ")
+                     or pathlib.Path(__file__).resolve().parents[3] / "target/release/kariz")
 READY_SECONDS = 30
 STOP_SECONDS = 30
 # `kariz check` reads every batch of a run: hundreds of megabytes.
@@ -33,12 +34,14 @@ class Kariz:
     def __exit__(self, *_):
         self.kill()
 
+    def command(self):
+        return [KARIZ, "serve", "--data", self.data, "--listen", self.bootstrap, "--cores", "0,1"]
+
     def start(self):
         """Starts it, again on the same ports if it ran before and they were given."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [KARIZ, "serve", "--data", self.data, "--listen", self.bootstrap, "--cores", "0,1"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+                self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         line = b""
         if select.select([self.process.stdout], [], [], READY_SECONDS)[0]:
             line = self.process.stdout.readline()
