@@ -10,6 +10,7 @@
 //! whoever starts a scan at an entry checks what it finds there.
 
 use super::names;
+use super::scan::Heads;
 use crate::checkpoint::{read_file, write_all};
 use crate::io::{File, Io, OpenMode};
 use crate::num;
@@ -112,6 +113,9 @@ impl Index {
             index.times.push(entry);
             index.latest = entry;
         }
+        // A time index that lost its end says nothing of what lies behind: that is scanned again.
+        let timed = index.times.last().map_or(0, |t| t.last);
+        index.entries.truncate(index.entries.partition_point(|e| e.last <= timed));
         index.saved = index.entries.len();
         index.saved_times = index.times.len();
         Some(index)
@@ -198,22 +202,18 @@ impl Index {
         self.saved_times = 0;
     }
 
-    /// Writes the entries that are not in the files yet. Not synced.
-    pub(crate) fn save<I: Io>(&mut self, io: &I, dir: &Path) -> io::Result<()> {
+    /// Writes the entries that are not in the files yet. Not synced: these are the files.
+    pub(crate) fn save<I: Io>(&mut self, io: &I, dir: &Path) -> io::Result<[I::File; 2]> {
         let fresh = self.entries.get(self.saved..).unwrap_or_default();
         let bytes: Vec<u8> = fresh.iter().flat_map(Entry::encode).collect();
-        append(io, &names::index(dir, self.base), self.saved * ENTRY_BYTES, &bytes)?;
+        let index = append(io, &names::index(dir, self.base), self.saved * ENTRY_BYTES, &bytes)?;
         let fresh = self.times.get(self.saved_times..).unwrap_or_default();
         let bytes: Vec<u8> = fresh.iter().flat_map(TimeEntry::encode).collect();
-        append(
-            io,
-            &names::time_index(dir, self.base),
-            self.saved_times * TIME_ENTRY_BYTES,
-            &bytes,
-        )?;
+        let at = self.saved_times * TIME_ENTRY_BYTES;
+        let time_index = append(io, &names::time_index(dir, self.base), at, &bytes)?;
         self.saved = self.entries.len();
         self.saved_times = self.times.len();
-        Ok(())
+        Ok([index, time_index])
     }
 
     fn relative(&self, offset: Offset) -> u32 {
@@ -264,14 +264,15 @@ impl TimeEntry {
 }
 
 /// Puts `bytes` at `at` into the file at `path` and ends it there.
-fn append<I: Io>(io: &I, path: &Path, at: usize, bytes: &[u8]) -> io::Result<()> {
+fn append<I: Io>(io: &I, path: &Path, at: usize, bytes: &[u8]) -> io::Result<I::File> {
     let file = match io.open(path, OpenMode::Write) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => io.open(path, OpenMode::Create)?,
         opened => opened?,
     };
     // Something else cut or emptied the file: what is before `at` is lost. Recovery sees that.
     write_all(&file, bytes, at as u64)?;
-    file.set_len((at + bytes.len()) as u64)
+    file.set_len((at + bytes.len()) as u64)?;
+    Ok(file)
 }
 
 /// [`Index::lookup`] in the file of a sealed segment, without reading all of it. A file that
@@ -299,20 +300,37 @@ pub(crate) fn lookup_time_in_file<F: File>(
     after.checked_sub(1).map_or(Ok(base), |i| Ok(base.plus(i64::from(time_entry(file, i)?.last))))
 }
 
-/// The largest timestamp that the time index in `file` knows; [`Timestamp::NONE`] if its end is not
-/// what an index ends in. Retention goes by this, so what is not known must not look old.
-pub(crate) fn max_timestamp_in_file<F: File>(file: &F) -> io::Result<Timestamp> {
-    let bytes = num::index(file.len()?);
-    let (count, odd) = (bytes / TIME_ENTRY_BYTES, bytes % TIME_ENTRY_BYTES);
-    let Some(i) = count.checked_sub(1).filter(|_| odd == 0) else {
-        return Ok(Timestamp::NONE);
+/// The largest timestamp of a sealed segment, as its index files tell it and the last of its
+/// batches bear out; `None` if the files are missing or cannot be right, for example as they lost
+/// their end. Retention goes by this: what is not known must not look old.
+pub(crate) fn max_timestamp_in_files<I: Io>(
+    io: &I,
+    dir: &Path,
+    base: Offset,
+    log: &I::File,
+    bytes: u64,
+) -> Option<Timestamp> {
+    let index = io.open(&names::index(dir, base), OpenMode::Read).ok()?;
+    let times = io.open(&names::time_index(dir, base), OpenMode::Read).ok()?;
+    let len = num::index(times.len().ok()?);
+    let last = (len / TIME_ENTRY_BYTES).checked_sub(1).filter(|_| len % TIME_ENTRY_BYTES == 0)?;
+    let newest = time_entry(&times, last).ok()?;
+    let rises = match last.checked_sub(1) {
+        Some(before) => time_entry(&times, before).ok()?.rises_to(newest),
+        None => !newest.is_zero(),
     };
-    let last = time_entry(file, i)?;
-    let rises = match i.checked_sub(1) {
-        Some(before) => time_entry(file, before)?.rises_to(last),
-        None => !last.is_zero(),
-    };
-    Ok(if rises { last.timestamp } else { Timestamp::NONE })
+    let newest_last = base.plus(i64::from(newest.last));
+    let from = lookup_in_file(&index, base, newest_last).ok()?;
+    let mut heads = Heads::new(log.clone(), from, bytes);
+    let mut is_borne_out = false;
+    while let Some(found) = heads.next().ok()? {
+        let (offset, timestamp) = (found.header.last_offset(), found.header.max_timestamp());
+        is_borne_out |= offset == newest_last && timestamp == newest.timestamp;
+        if timestamp > newest.timestamp {
+            return None;
+        }
+    }
+    (rises && is_borne_out).then_some(newest.timestamp)
 }
 
 fn time_entry<F: File>(file: &F, i: usize) -> io::Result<TimeEntry> {

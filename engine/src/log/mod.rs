@@ -22,6 +22,9 @@ pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod retain;
 pub(crate) mod scan;
+mod truncate;
+
+pub use truncate::TruncateError;
 
 use crate::futures::join_all;
 use crate::io::{File, Io, OpenMode};
@@ -31,7 +34,7 @@ use crate::partition::watermarks::LogEnd;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use epochs::Epochs;
 use index::Index;
-use scan::{Heads, ScanError};
+use scan::ScanError;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
@@ -55,7 +58,8 @@ struct Sealed<F> {
     file: F,
     serial: u64,
     bytes: u64,
-    max_timestamp: Timestamp,
+    /// None: not known, as its index files are missing or cannot be right.
+    max_timestamp: Option<Timestamp>,
     /// Here until it is in its files.
     index: Option<Index>,
 }
@@ -117,14 +121,17 @@ pub(crate) enum WriteError {
 
 impl From<io::Error> for WriteError {
     fn from(e: io::Error) -> Self {
-        // QuotaExceeded is EDQUOT, FileTooLarge EFBIG (RLIMIT_FSIZE).
-        match e.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Self::Full(e),
-            _ => Self::Io(e),
-        }
+        if is_full(&e) { Self::Full(e) } else { Self::Io(e) }
     }
+}
+
+/// Whether `error` is for want of room: nothing was done, and it may go better later.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    // QuotaExceeded is EDQUOT, FileTooLarge EFBIG (RLIMIT_FSIZE).
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// The log of one partition.
@@ -137,6 +144,8 @@ pub(crate) struct Log<I: Io> {
     epochs_dirty: bool,
     limits: Limits,
     unsynced: Vec<Dirty<I::File>>,
+    /// Segments that a cut took, by serial, and what they are called until they are durably empty.
+    gone: Vec<(u64, PathBuf)>,
     writes: u64,
     next_serial: u64,
     dir_changes: u64,
@@ -160,6 +169,7 @@ impl<I: Io> Log<I> {
             epochs_dirty: true,
             limits,
             unsynced: Vec::new(),
+            gone: Vec::new(),
             writes: 0,
             next_serial: 1,
             dir_changes: 1,
@@ -256,7 +266,7 @@ impl<I: Io> Log<I> {
             file: active.file.clone(),
             serial: active.serial,
             bytes: active.bytes,
-            max_timestamp: active.index.max_timestamp(),
+            max_timestamp: Some(active.index.max_timestamp()),
             index: Some(active.index.clone()),
         });
     }
@@ -304,8 +314,8 @@ impl<I: Io> Log<I> {
         self.writes += 1;
         let last_write = self.writes;
         let active = &self.active;
-        match self.unsynced.last_mut().filter(|last| last.serial == active.serial) {
-            Some(last) => last.last_write = last_write,
+        match self.unsynced.iter_mut().rfind(|dirty| dirty.serial == active.serial) {
+            Some(dirty) => dirty.last_write = last_write,
             None => {
                 let (file, serial) = (active.file.clone(), active.serial);
                 self.unsynced.push(Dirty { file, serial, last_write });
@@ -329,132 +339,45 @@ impl<I: Io> Log<I> {
         if let Some((_, changes)) = &what.dir {
             self.dir_synced = self.dir_synced.max(*changes);
         }
-    }
-
-    /// Where a log that ends at `to` ends on disk; `to` must be a batch's first offset, or the end.
-    pub(crate) fn place_of(&self, to: Offset) -> Result<LogEnd, TruncateError> {
-        let start = self.first_base();
-        if to < start {
-            return Err(TruncateError::BelowStart { to, start });
-        }
-        let active = &self.active;
-        let after = self.sealed.partition_point(|s| s.base <= to);
-        let (base, file, bytes, index) = match after.checked_sub(1).and_then(|i| self.sealed.get(i))
-        {
-            Some(s) if to < active.base => (s.base, &s.file, s.bytes, s.index.as_ref()),
-            _ => (active.base, &active.file, active.bytes, Some(&active.index)),
-        };
-        let from = index.map_or(0, |index| u64::from(index.lookup(to)));
-        let found = Heads::new(file.clone(), from, bytes).find(|h| h.next_offset() > to)?;
-        let position = match found {
-            Some(found) if found.header.base_offset() == to => found.position,
-            Some(found) => {
-                return Err(TruncateError::InsideBatch { to, base: found.header.base_offset() });
-            }
-            None => bytes,
-        };
-        Ok(LogEnd { offset: to, segment: base, position: num::u32_of(num::index(position)) })
-    }
-
-    /// Cuts the log back to `end`, a [`Log::place_of`]. The caller makes that durable. If `seen`,
-    /// readers may still hold what is cut: appends go to a new file.
-    pub(crate) fn truncate(&mut self, end: LogEnd, seen: bool) -> Result<(), TruncateError> {
-        while self.active.base > end.segment {
-            let Some(last) = self.sealed.pop() else {
-                return Err(TruncateError::BelowStart { to: end.offset, start: self.active.base });
-            };
-            self.io.remove_file(&names::log(&self.dir, self.active.base))?;
-            names::remove_indexes(&self.io, &self.dir, self.active.base)?;
-            self.active = Active::reopen(last, self.limits)?;
-        }
-        // Also a producer snapshot may go with what is cut, and for good.
-        self.dir_changes += 1;
-        let active = &mut self.active;
-        let cut = u64::from(end.position);
-        active.file.set_len(cut)?;
-        active.bytes = cut;
-        active.allocated = cut;
-        active.index.truncate(end.offset, end.position);
-        // The batches behind the last entry that is left: their timestamps, and the way to the next.
-        let from = u64::from(active.index.lookup(end.offset));
-        let mut heads = Heads::new(active.file.clone(), from, cut);
-        while let Some(found) = heads.next()? {
-            note(&mut active.index, &found);
-        }
-        self.epochs_dirty |= self.epochs.truncate_from_end(end.offset);
-        self.mark_dirty();
-        if seen && self.active.bytes > 0 {
-            self.roll(end.offset)?;
-        }
-        Ok(())
+        self.unlink_gone();
     }
 
     /// Whether anything of it is in no synced file.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.unsynced.is_empty() || self.dir_synced < self.dir_changes || self.epochs_dirty
+        !self.unsynced.is_empty()
+            || self.dir_synced < self.dir_changes
+            || self.epochs_dirty
+            || self.sealed.iter().any(|s| s.index.is_some())
     }
 
-    /// Brings the indexes on disk up to the log. Not synced: they can be rebuilt. Also gives back
-    /// what was allocated behind sealed segments.
+    /// Brings the indexes on disk up to the log, and gives back what was allocated behind sealed
+    /// segments. Those of sealed segments are synced with the log; the active one's is not, and
+    /// recovery believes of it what it can check.
     pub(crate) fn save_indexes(&mut self) -> io::Result<()> {
-        for sealed in &mut self.sealed {
-            if let Some(mut index) = sealed.index.take() {
-                sealed.file.set_len(sealed.bytes)?;
-                index.save(&self.io, &self.dir)?;
+        for i in 0..self.sealed.len() {
+            let Some(sealed) = self.sealed.get_mut(i) else { break };
+            let Some(index) = &mut sealed.index else { continue };
+            sealed.file.set_len(sealed.bytes)?;
+            let files = index.save(&self.io, &self.dir)?;
+            sealed.index = None;
+            self.dir_changes += 1;
+            for file in files {
+                self.writes += 1;
+                let (serial, last_write) = (self.serial(), self.writes);
+                self.unsynced.push(Dirty { file, serial, last_write });
             }
         }
-        self.active.index.save(&self.io, &self.dir)
+        self.active.index.save(&self.io, &self.dir).map(|_| ())
     }
 
     /// The epoch file's new content, if it has changed since this was last asked.
     pub(crate) fn take_changed_epochs(&mut self) -> Option<String> {
         std::mem::take(&mut self.epochs_dirty).then(|| self.epochs.encode())
     }
-}
 
-/// Why a log could not be cut.
-#[derive(Debug, thiserror::Error)]
-pub enum TruncateError {
-    /// The offset is no batch's first one.
-    #[error(
-        "offset {to} lies inside the batch that begins at {base}: cut at a batch's first offset"
-    )]
-    InsideBatch {
-        /// Where to cut.
-        to: Offset,
-        /// The batch around it.
-        base: Offset,
-    },
-    /// The log begins later.
-    #[error("offset {to} lies below the log's first segment, which begins at {start}")]
-    BelowStart {
-        /// Where to cut.
-        to: Offset,
-        /// The first segment.
-        start: Offset,
-    },
-    /// The disk.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The log on disk is damaged.
-    #[error("the log is damaged: {0}")]
-    Damaged(String),
-}
-
-impl From<ScanError> for TruncateError {
-    fn from(e: ScanError) -> Self {
-        match e {
-            ScanError::Io(e) => Self::Io(e),
-            fault @ ScanError::Fault { .. } => Self::Damaged(fault.to_string()),
-        }
-    }
-}
-
-impl From<WriteError> for TruncateError {
-    fn from(e: WriteError) -> Self {
-        match e {
-            WriteError::Full(e) | WriteError::Io(e) => Self::Io(e),
-        }
+    /// What [`Log::take_changed_epochs`] gave was not written.
+    pub(crate) fn keep_epochs_changed(&mut self) {
+        self.epochs_dirty = true;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The names of files in a partition's directory. All of them are Kafka's.
 
-use crate::io::Io;
+use crate::checkpoint::write_all;
+use crate::io::{File, Io, OpenMode};
 use crate::types::Offset;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,14 @@ pub(crate) fn cut(dir: &Path, offset: Offset) -> PathBuf {
     with(dir, offset, "cut")
 }
 
+/// Behind the name of a file that is to be unlinked. Kafka's.
+pub(crate) const GONE: &str = ".deleted";
+
+/// What the segment that begins at `base` is called while it waits to be unlinked.
+pub(crate) fn gone(dir: &Path, base: Offset) -> PathBuf {
+    with(dir, base, "log.deleted")
+}
+
 fn with(dir: &Path, offset: Offset, extension: &str) -> PathBuf {
     dir.join(format!("{:020}.{extension}", offset.0))
 }
@@ -67,12 +76,31 @@ pub(crate) fn end_naming_of<I: Io>(io: &I, path: &Path) -> io::Result<()> {
 
 /// Ends what a crash in the middle of [`name_anew`] left, before anybody looks for a file.
 pub(crate) fn end_naming<I: Io>(io: &I, dir: &Path) -> io::Result<()> {
-    for entry in io.list(dir)? {
-        if let Some(name) = entry.name.strip_suffix(ANEW) {
-            io.rename(&dir.join(&entry.name), &dir.join(name))?;
+    let entries = io.list(dir)?;
+    for entry in &entries {
+        let Some(name) = entry.name.strip_suffix(ANEW) else { continue };
+        let aside = dir.join(&entry.name);
+        if !entries.iter().any(|other| other.name == name) {
+            io.rename(&aside, &dir.join(name))?;
+        } else if entry.is_dir {
+            // Somebody else has the name by now: this one had lost it in a failed sync.
+            io.remove_dir(&aside)?;
+        } else {
+            io.remove_file(&aside)?;
         }
     }
     Ok(())
+}
+
+/// Unlinks the segment file at `path`, which a cut took or a crash emptied, such that it holds no
+/// batch if its name should come back: see `log::truncate`.
+pub(crate) async fn discard<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let file = io.open(path, OpenMode::Write)?;
+    // An earlier cut may read back and not be durable: cut it again.
+    write_all(&file, &[0], 0)?;
+    file.set_len(0)?;
+    file.sync().await?;
+    io.remove_file(path)
 }
 
 /// The offset in the name of a file with `extension`.

@@ -17,6 +17,9 @@ use std::path::PathBuf;
 /// index interval, and a head.
 const SCAN_BYTES: usize = 8 << 10;
 
+/// Read at once while a whole segment is walked.
+const LOAD_BYTES: usize = 1 << 20;
+
 /// A segment, and how to find a place in it.
 pub(crate) struct Seek<I: Io> {
     io: I,
@@ -81,7 +84,7 @@ impl<I: Io> Log<I> {
     pub(crate) fn seek_time(&self, at: Timestamp) -> io::Result<Option<Offset>> {
         for sealed in &self.sealed {
             // A segment whose largest timestamp is not known may hold it.
-            if sealed.max_timestamp == Timestamp::NONE || sealed.max_timestamp >= at {
+            if sealed.max_timestamp.is_none_or(|newest| newest >= at) {
                 return self.seek_time_in(sealed, at).map(Some);
             }
         }
@@ -99,9 +102,9 @@ impl<I: Io> Log<I> {
         }
     }
 
-    /// The largest timestamp in the log.
+    /// The largest timestamp in the log, as far as it is known.
     pub(crate) fn max_timestamp(&self) -> Timestamp {
-        let sealed = self.sealed.iter().map(|s| s.max_timestamp).max();
+        let sealed = self.sealed.iter().filter_map(|s| s.max_timestamp).max();
         sealed.unwrap_or(Timestamp::NONE).max(self.active.index.max_timestamp())
     }
 }
@@ -157,4 +160,58 @@ pub(crate) fn rebuild_index<F: File>(
         super::note(&mut index, &found);
     }
     Ok(index)
+}
+
+/// A sealed segment whose index files are missing or cannot be right.
+pub(crate) struct Unindexed<F> {
+    file: F,
+    serial: u64,
+    base: Offset,
+    bytes: u64,
+    limits: Limits,
+}
+
+impl<F: File> Unindexed<F> {
+    /// Its index, from its batches; waits for the disk a piece at a time.
+    ///
+    /// # Errors
+    /// Those of the disk, and a damaged log.
+    pub(crate) async fn index(&self) -> Result<Index, ScanError> {
+        let mut index = Index::new(self.base, self.limits.index_interval_bytes);
+        let mut heads = Heads::new(self.file.clone(), 0, self.bytes);
+        let mut loaded = 0;
+        while let Some(found) = heads.next()? {
+            super::note(&mut index, &found);
+            if found.position + found.bytes > loaded {
+                self.file.load(found.position + found.bytes, LOAD_BYTES).await?;
+                crate::futures::yield_now().await;
+                loaded = found.position + found.bytes + LOAD_BYTES as u64;
+            }
+        }
+        index.seal();
+        Ok(index)
+    }
+}
+
+impl<I: Io> Log<I> {
+    /// The oldest segment that needs its indexes rebuilt.
+    pub(crate) fn unindexed(&self) -> Option<Unindexed<I::File>> {
+        let sealed = self.sealed.iter().find(|s| s.max_timestamp.is_none())?;
+        Some(Unindexed {
+            file: sealed.file.clone(),
+            serial: sealed.serial,
+            base: sealed.base,
+            bytes: sealed.bytes,
+            limits: self.limits,
+        })
+    }
+
+    /// Puts in place what [`Unindexed::index`] found, unless the segment has changed or gone.
+    pub(crate) fn indexed(&mut self, what: &Unindexed<I::File>, index: Index) {
+        let same = |s: &&mut Sealed<I::File>| s.serial == what.serial && s.bytes == what.bytes;
+        if let Some(sealed) = self.sealed.iter_mut().find(same) {
+            sealed.max_timestamp = Some(index.max_timestamp());
+            sealed.index = Some(index);
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::batch::{HEADER_BYTES, Header, StoredFault, frame_head, validate_store
 use crate::checkpoint::{read_file, write_all};
 use crate::io::{File, Io, OpenMode};
 use crate::num;
-use crate::types::{Offset, Timestamp};
+use crate::types::Offset;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -102,61 +102,49 @@ pub(crate) async fn recover<I: Io>(
     limits: Limits,
     facts: &Facts,
 ) -> io::Result<Recovered<I>> {
-    let mut bases: Vec<Offset> = Vec::new();
-    for entry in io.list(dir)? {
-        if entry.name.ends_with(".tmp") || entry.name.ends_with(".deleted") {
-            io.remove_file(&dir.join(&entry.name))?;
-        }
-        bases.extend(names::offset_of(&entry.name, "log"));
-    }
-    bases.sort_unstable();
-    if bases.is_empty() {
-        let log = Log::create(io.clone(), dir, facts.log_start, limits)?;
+    let segments = segments(io, dir, facts).await?;
+    if segments.is_empty() {
         let fence = (facts.floor > facts.log_start).then(|| {
             format!("its segments are gone, but records up to {} were promised", facts.floor)
         });
-        return Ok(Recovered {
-            log,
-            start: facts.log_start,
-            end: facts.log_start,
-            cut_bytes: 0,
-            fence,
-        });
+        return begin_anew(io, dir, limits, facts, fence);
     }
 
-    let first_scanned = bases.partition_point(|b| *b <= facts.recovery_point).saturating_sub(1);
+    let trusted = segments.partition_point(|s| s.base <= facts.recovery_point).saturating_sub(1);
     let mut log = Log::recovering(io.clone(), dir, limits)?;
-    for base in bases.iter().take(first_scanned) {
-        log.push_trusted(*base)?;
+    let mut segments = segments.into_iter();
+    for segment in segments.by_ref().take(trusted) {
+        log.push_trusted(segment)?;
     }
 
-    let mut expected = bases.get(first_scanned).copied().unwrap_or_default();
+    // What lies before the log start was promised to nobody any more.
+    let is_promised = |from: Offset| from.max(facts.log_start) < facts.floor;
+    let mut expected = segments.as_slice().first().map_or(Offset::ZERO, |s| s.base);
     let (mut fence, mut cut_bytes) = (None, 0);
     let mut scanned: Vec<Scanned<I::File>> = Vec::new();
-    for base in bases.iter().skip(first_scanned).copied() {
+    for segment in segments {
+        let base = segment.base;
         // A gap is where a file begins later than the one before it ends.
         if base > expected {
-            match decide(Next::Gap, expected < facts.floor) {
+            match decide(Next::Gap, is_promised(expected)) {
                 Action::Fence => {
                     fence = Some(format!("no records from {expected} to {base}"));
+                    break;
                 }
                 _ => {
                     cut_bytes += move_aside(io, dir, base, 0).await?;
-                    io.remove_file(&names::log(dir, base))?;
+                    names::discard(io, &names::log(dir, base)).await?;
                     names::remove_indexes(io, dir, base)?;
                 }
             }
-            if fence.is_some() {
-                break;
-            }
             continue;
         }
-        let segment = scan_segment(io, dir, base, limits, facts)?;
+        let segment = scan_segment(io, dir, segment, limits, facts)?;
         expected = segment.end;
         let fault = segment.fault.clone();
         scanned.push(segment);
         if let Some((position, why)) = fault {
-            match decide(Next::Bad, expected < facts.floor) {
+            match decide(Next::Bad, is_promised(expected)) {
                 Action::Fence => {
                     fence = Some(format!("segment {base}: {why}"));
                     break;
@@ -165,11 +153,20 @@ pub(crate) async fn recover<I: Io>(
             }
         }
     }
-    if fence.is_none() && decide(Next::Nothing, expected < facts.floor) == Action::Fence {
+    if fence.is_none() && decide(Next::Nothing, is_promised(expected)) == Action::Fence {
         fence = Some(format!(
             "the log ends at {expected}, but records up to {} were promised",
             facts.floor
         ));
+    }
+    if fence.is_none() && expected < facts.log_start {
+        // Nobody was promised what is missing (`write.caching`), and the rest was let go.
+        drop((log, scanned));
+        for segment in self::segments(io, dir, facts).await? {
+            names::discard(io, &names::log(dir, segment.base)).await?;
+            names::remove_indexes(io, dir, segment.base)?;
+        }
+        return begin_anew(io, dir, limits, facts, None);
     }
 
     let epochs = read_file(io, &dir.join(names::EPOCHS))
@@ -184,6 +181,66 @@ pub(crate) async fn recover<I: Io>(
     let start = facts.log_start.max(log.first_base()).min(expected.max(facts.log_start));
     log.epochs_dirty |= log.epochs.truncate_from_start(start);
     Ok(Recovered { log, start, end: expected, cut_bytes, fence })
+}
+
+/// A segment file as it was found.
+struct Segment<F> {
+    base: Offset,
+    file: F,
+    bytes: u64,
+}
+
+/// The segments in `dir`, in order, but those that a cut emptied or that lie before the log start.
+async fn segments<I: Io>(io: &I, dir: &Path, facts: &Facts) -> io::Result<Vec<Segment<I::File>>> {
+    let mut segments: Vec<Segment<I::File>> = Vec::new();
+    for entry in io.list(dir)? {
+        let path = dir.join(&entry.name);
+        if entry.name.ends_with(".tmp") {
+            io.remove_file(&path)?;
+        } else if entry.name.ends_with(names::GONE) {
+            names::discard(io, &path).await?;
+        } else if let Some(base) = names::offset_of(&entry.name, "log") {
+            let file = io.open(&path, OpenMode::Write)?;
+            let bytes = file.len()?;
+            segments.push(Segment { base, file, bytes });
+        }
+    }
+    segments.sort_unstable_by_key(|s| s.base);
+    // An empty segment holds nothing but its name, and is kept only if no other says where the log
+    // goes on.
+    let known = facts.recovery_point.max(facts.log_start);
+    let said = segments.iter().any(|s| s.bytes > 0 && s.base <= known);
+    let mark = segments.iter().rfind(|s| s.base <= known).or(segments.first()).map(|s| s.base);
+    let mut kept: Vec<Segment<I::File>> = Vec::with_capacity(segments.len());
+    for segment in segments {
+        if segment.bytes == 0 && (said || Some(segment.base) != mark) {
+            names::discard(io, &names::log(dir, segment.base)).await?;
+            names::remove_indexes(io, dir, segment.base)?;
+            continue;
+        }
+        // The log start was durable before any segment was unlinked, and not all of them may be.
+        if segment.base <= facts.log_start {
+            for before in kept.drain(..) {
+                names::remove_if_there(io, &names::log(dir, before.base))?;
+                names::remove_indexes(io, dir, before.base)?;
+            }
+        }
+        kept.push(segment);
+    }
+    Ok(kept)
+}
+
+/// An empty log from the log start on.
+fn begin_anew<I: Io>(
+    io: &I,
+    dir: &Path,
+    limits: Limits,
+    facts: &Facts,
+    fence: Option<String>,
+) -> io::Result<Recovered<I>> {
+    let (start, end) = (facts.log_start, facts.log_start);
+    let log = Log::create(io.clone(), dir, start, limits)?;
+    Ok(Recovered { log, start, end, cut_bytes: 0, fence })
 }
 
 /// Moves what lies behind byte `position` of a segment into a file of its own, for whoever wants
@@ -212,12 +269,11 @@ async fn move_aside<I: Io>(io: &I, dir: &Path, base: Offset, position: u64) -> i
 fn scan_segment<I: Io>(
     io: &I,
     dir: &Path,
-    base: Offset,
+    segment: Segment<I::File>,
     limits: Limits,
     facts: &Facts,
 ) -> io::Result<Scanned<I::File>> {
-    let file = io.open(&names::log(dir, base), OpenMode::Write)?;
-    let len = file.len()?;
+    let Segment { base, file, bytes: len } = segment;
     let trusted =
         Index::load(io, dir, base, limits.index_interval_bytes, facts.recovery_point, len)
             .filter(|index| is_right(&file, index, facts.recovery_point, len));
@@ -343,14 +399,9 @@ impl<I: Io> Log<I> {
     }
 
     /// Takes over a segment that lies below the recovery point.
-    fn push_trusted(&mut self, base: Offset) -> io::Result<()> {
-        let file = self.io.open(&names::log(&self.dir, base), OpenMode::Write)?;
-        let bytes = file.len()?;
-        let max_timestamp = self
-            .io
-            .open(&names::time_index(&self.dir, base), OpenMode::Read)
-            .and_then(|file| index::max_timestamp_in_file(&file))
-            .unwrap_or(Timestamp::NONE);
+    fn push_trusted(&mut self, segment: Segment<I::File>) -> io::Result<()> {
+        let Segment { base, file, bytes } = segment;
+        let max_timestamp = index::max_timestamp_in_files(&self.io, &self.dir, base, &file, bytes);
         let serial = self.serial();
         self.sealed.push(Sealed { base, file, serial, bytes, max_timestamp, index: None });
         Ok(())

@@ -43,34 +43,44 @@ impl<I: Io> Log<I> {
     /// Whether the active segment has only records older than `retention`: then it should be
     /// rolled, for only sealed segments are deleted.
     pub(crate) fn is_active_expired(&self, retention: Retention, now: Timestamp) -> bool {
-        let newest = self.active.index.max_timestamp();
+        let newest = Some(self.active.index.max_timestamp());
         self.active.bytes > 0 && is_old(newest, retention.retention_ms, now)
     }
 
     /// Unlinks the segments that end at or before `start`; returns how many. Their bytes stay for
-    /// whoever has them open.
+    /// whoever has them open. The start must be durable: after a crash some of them may be back,
+    /// and in any order.
     pub(crate) fn delete_before(&mut self, start: Offset) -> io::Result<usize> {
         let mut deleted = 0;
-        while let Some(first) = self.sealed.first() {
-            let next = self.sealed.get(1).map_or(self.active.base, |s| s.base);
-            if next > start {
-                break;
-            }
-            let (base, serial) = (first.base, first.serial);
-            names::remove_if_there(&self.io, &names::log(&self.dir, base))?;
-            names::remove_indexes(&self.io, &self.dir, base)?;
-            self.sealed.remove(0);
-            self.unsynced.retain(|dirty| dirty.serial != serial);
-            self.dir_changes += 1;
+        while self.delete_first(start)? {
             deleted += 1;
         }
         self.epochs_dirty |= self.epochs.truncate_from_start(start);
         Ok(deleted)
     }
+
+    /// Unlinks the oldest segment if it ends at or before `start`; whether it did. Only one at a
+    /// time may be gone without its directory being synced, if `start` is not durable.
+    pub(crate) fn delete_first(&mut self, start: Offset) -> io::Result<bool> {
+        let next = self.sealed.get(1).map_or(self.active.base, |s| s.base);
+        let Some((base, serial)) =
+            self.sealed.first().filter(|_| next <= start).map(|s| (s.base, s.serial))
+        else {
+            return Ok(false);
+        };
+        names::remove_if_there(&self.io, &names::log(&self.dir, base))?;
+        names::remove_indexes(&self.io, &self.dir, base)?;
+        self.sealed.remove(0);
+        self.unsynced.retain(|dirty| dirty.serial != serial);
+        self.dir_changes += 1;
+        Ok(true)
+    }
 }
 
-/// A record without a timestamp, or with one that is still to come, is never old.
-fn is_old(newest: Timestamp, retention_ms: i64, now: Timestamp) -> bool {
+/// A record without a timestamp, or with one that is still to come, is never old. Nor is what is
+/// not known.
+fn is_old(newest: Option<Timestamp>, retention_ms: i64, now: Timestamp) -> bool {
+    let newest = newest.unwrap_or(Timestamp::NONE);
     retention_ms >= 0
         && newest > Timestamp::NONE
         && newest <= now

@@ -10,6 +10,7 @@ use crate::io::Io;
 use crate::journal::entry::Entry;
 use crate::metrics::ShardMetrics;
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 
 /// Staging buffers kept for reuse.
@@ -88,6 +89,8 @@ pub(crate) struct Core<I: Io> {
     pub(crate) unsynced_bytes: Cell<u64>,
     /// There is enough for a checkpoint, or the journal needs room.
     pub(crate) checkpoint: Signal,
+    /// A checkpoint found the disk full: no writes are taken until one succeeds.
+    is_full: Cell<bool>,
     /// Why this core takes no writes any more.
     failed: RefCell<Option<Rc<str>>>,
     pool: RefCell<Vec<Staging>>,
@@ -110,6 +113,7 @@ impl<I: Io> Core<I> {
             demand: Signal::default(),
             unsynced_bytes: Cell::new(0),
             checkpoint: Signal::default(),
+            is_full: Cell::new(false),
             failed: RefCell::default(),
             pool: RefCell::default(),
         }
@@ -140,6 +144,18 @@ impl<I: Io> Core<I> {
         if self.failed.borrow().is_none() {
             *self.failed.borrow_mut() = Some(reason.into());
             (self.on_event)(&Event::CoreFailed { reason: reason.to_owned() });
+        }
+    }
+
+    /// Whether a checkpoint found the disk full, and none has succeeded since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.get()
+    }
+
+    pub(crate) fn set_full(&self, why: Option<&io::Error>) {
+        if let (false, Some(error)) = (self.is_full.replace(why.is_some()), why) {
+            let what = format!("a checkpoint found no room, and will be tried again: {error}");
+            (self.on_event)(&Event::Warning { what });
         }
     }
 

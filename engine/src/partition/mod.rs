@@ -283,6 +283,9 @@ impl<I: Io> Partition<I> {
         if let Some(reason) = inner.core.failure() {
             return Err(AppendError::Failed(reason));
         }
+        if inner.core.is_full() {
+            return Err(AppendError::Full);
+        }
         if state.is_cutting {
             return Err(AppendError::Failed("it is being cut back".into()));
         }

@@ -6,7 +6,7 @@ use crate::checkpoint::{replace_file, write_all};
 use crate::io::{Io, OpenMode};
 use crate::journal::entry::{Item, Kind};
 use crate::log::retain::Retention;
-use crate::log::{Log, TruncateError, Unsynced, names};
+use crate::log::{Log, TruncateError, Unsynced, is_full, names};
 use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};
 use std::io;
@@ -93,7 +93,14 @@ impl<I: Io> Checkpointed<I> {
     async fn sync(&self) -> io::Result<u64> {
         if let Some((dir, epochs)) = &self.epochs {
             let io = &self.partition.0.core.io;
-            replace_file(io, dir, names::EPOCHS, epochs.as_bytes()).await?;
+            match replace_file(io, dir, names::EPOCHS, epochs.as_bytes()).await {
+                // They can be read from the batches; the log must be synced all the same.
+                Err(error) if is_full(&error) => {
+                    self.partition.0.state.borrow_mut().log.keep_epochs_changed();
+                    self.partition.warn(&format!("its leader epochs were not saved: {error}"));
+                }
+                done => done?,
+            }
         }
         self.files.sync().await
     }
@@ -134,8 +141,15 @@ impl<I: Io> Partition<I> {
     fn save_producers(&self, state: &mut super::State<I>, dir: &std::path::Path) -> io::Result<()> {
         let io = &self.0.core.io;
         let offset = state.marks.written().offset;
-        let file = io.open(&names::snapshot(dir, offset), OpenMode::Create)?;
-        write_all(&file, &state.producers.encode(), 0)?;
+        let path = names::snapshot(dir, offset);
+        let written = io
+            .open(&path, OpenMode::Create)
+            .and_then(|file| write_all(&file, &state.producers.encode(), 0));
+        if let Err(error) = written {
+            // Half a snapshot is of no use, and takes room.
+            let _best_effort = io.remove_file(&path);
+            return Err(error);
+        }
         let old = state.snapshot.replace(offset).filter(|old| *old != offset);
         old.map_or(Ok(()), |old| names::remove_if_there(io, &names::snapshot(dir, old)))
     }
@@ -153,12 +167,13 @@ impl<I: Io> Partition<I> {
             && (state.is_cutting || state.file_end.offset < state.marks.durable().offset)
     }
 
-    /// Deletes the segments that its topic's settings let go; how many.
-    pub(crate) fn retain(&self, now: Timestamp) -> io::Result<usize> {
+    /// Moves the log start past the segments that its topic's settings let go; whether it moved.
+    /// The segments go with the next checkpoint.
+    pub(crate) fn retain(&self, now: Timestamp) -> bool {
         let state = &mut *self.0.state.borrow_mut();
         if !matches!(state.health, Health::Good) || !state.is_configured || !state.config.deletes()
         {
-            return Ok(0);
+            return false;
         }
         let retention = Retention {
             retention_ms: state.config.retention_ms,
@@ -170,11 +185,29 @@ impl<I: Io> Partition<I> {
             let _rolled = self.0.roll(state, marks.written);
         }
         let start = state.log.retained_from(retention, now, marks.high_watermark);
-        self.move_start(state, start)
+        let moves = start > state.marks.start();
+        state.marks.trim(start);
+        moves
     }
 
-    /// Moves the log start up to `before`; segments that end before it are deleted. Returns the
-    /// log start. Durable with the next checkpoint, which this asks for.
+    /// Rebuilds, one after the other, the indexes of sealed segments that recovery could not
+    /// believe.
+    pub(crate) async fn mend_indexes(&self) {
+        loop {
+            let unindexed = match &*self.0.state.borrow() {
+                state if matches!(state.health, Health::Good) => state.log.unindexed(),
+                _ => None,
+            };
+            let Some(unindexed) = unindexed else { return };
+            match unindexed.index().await {
+                Ok(index) => self.0.state.borrow_mut().log.indexed(&unindexed, index),
+                Err(error) => return self.warn(&format!("an index was not rebuilt: {error}")),
+            }
+        }
+    }
+
+    /// Moves the log start up to `before`. Durable with the next checkpoint, which this asks for;
+    /// the segments that end before it go with that. Returns the log start.
     ///
     /// # Errors
     /// [`TrimError`].
@@ -184,19 +217,31 @@ impl<I: Io> Partition<I> {
         if before > high {
             return Err(TrimError::PastHighWatermark { to: before, high });
         }
-        self.move_start(state, before)?;
+        state.marks.trim(before);
         self.0.core.checkpoint.set();
         Ok(state.marks.start())
     }
 
-    fn move_start(&self, state: &mut super::State<I>, start: Offset) -> io::Result<usize> {
-        if start <= state.marks.start() {
-            return Ok(0);
+    /// Unlinks the segments before `start`, a log start that is durable.
+    pub(crate) fn delete_before(&self, start: Offset) -> io::Result<()> {
+        let state = &mut *self.0.state.borrow_mut();
+        if matches!(state.health, Health::Good) {
+            let deleted = state.log.delete_before(start)?;
+            self.0.core.metrics.segments_deleted.add(deleted as u64);
         }
-        state.marks.trim(start);
-        let deleted = state.log.delete_before(start)?;
-        self.0.core.metrics.segments_deleted.add(deleted as u64);
-        Ok(deleted)
+        Ok(())
+    }
+
+    /// Unlinks the oldest segment if it lies before the log start; its directory, which must be
+    /// synced before this is called again. For want of the room that a durable log start takes.
+    pub(crate) fn delete_first(&self) -> io::Result<Option<PathBuf>> {
+        let state = &mut *self.0.state.borrow_mut();
+        let start = state.marks.start();
+        if !matches!(state.health, Health::Good) || !state.log.delete_first(start)? {
+            return Ok(None);
+        }
+        self.0.core.metrics.segments_deleted.add(1);
+        Ok(Some(state.log.dir().to_owned()))
     }
 
     /// While it is cut back it takes no batch: one would go into the journal behind the cut, at a
@@ -208,6 +253,10 @@ impl<I: Io> Partition<I> {
     /// The statement with which a cut back to `to` goes into the journal.
     pub(crate) fn truncation(&self, to: Offset) -> Result<Item<'static>, TruncateError> {
         let state = self.0.state.borrow();
+        let start = state.marks.start();
+        if to < start {
+            return Err(TruncateError::BelowStart { to, start });
+        }
         let end = state.log.place_of(to.min(state.marks.written().offset))?;
         Ok(Item {
             topic_id: self.0.topic_id,

@@ -6,6 +6,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::futures::{Either, either, join_all, yield_now};
 use crate::io::Io;
 use crate::journal::entry::Entry;
+use crate::log::is_full;
 use crate::types::Offset;
 use std::io;
 use std::time::Duration;
@@ -29,11 +30,17 @@ impl<I: Io> Shard<I> {
             let asked = either(core.checkpoint.wait(), core.io.sleep(CHECKPOINT_POLL)).await;
             let unsynced = core.unsynced_bytes.get();
             let is_due = unsynced > 0 && core.io.now() - last >= CHECKPOINT_INTERVAL;
-            if !matches!(asked, Either::Left(())) && unsynced < CHECKPOINT_BYTES && !is_due {
+            let is_asked = matches!(asked, Either::Left(())) || core.is_full();
+            if !is_asked && unsynced < CHECKPOINT_BYTES && !is_due {
                 continue;
             }
-            if let Err(error) = self.checkpoint().await {
-                self.fail(&format!("a checkpoint failed: {error}"));
+            match self.checkpoint().await {
+                Ok(_) => core.set_full(None),
+                Err(error) if is_full(&error) => {
+                    core.set_full(Some(&error));
+                    core.unsynced_bytes.set(core.unsynced_bytes.get() + unsynced);
+                }
+                Err(error) => self.fail(&format!("a checkpoint failed: {error}")),
             }
             last = core.io.now();
         }
@@ -69,21 +76,53 @@ impl<I: Io> Shard<I> {
 
     async fn write_checkpoints(&self) -> io::Result<()> {
         let (io, dir) = (self.io(), &self.0.settings.dir);
-        let (mut points, mut starts) = (Checkpoint::new(), Checkpoint::new());
+        // The log starts first: a recovery point below a log start is harmless.
+        match self.write_starts().await {
+            Err(error) if is_full(&error) && self.make_room().await? => self.write_starts().await?,
+            done => done?,
+        }
+        let mut points = Checkpoint::new();
         for partition in self.partitions() {
             points.insert(partition.name().clone(), partition.recovery_point());
+        }
+        checkpoint::write(io, dir, checkpoint::RECOVERY_POINTS, &points).await
+    }
+
+    /// Makes the log starts durable, and only then unlinks the segments before them.
+    async fn write_starts(&self) -> io::Result<()> {
+        let (io, dir) = (self.io(), &self.0.settings.dir);
+        let mut starts = Checkpoint::new();
+        for partition in self.partitions() {
             let start = partition.marks().log_start;
             if start > Offset::ZERO {
                 starts.insert(partition.name().clone(), start);
             }
         }
-        // The log starts first: a recovery point below a log start is harmless.
-        let old_starts =
-            checkpoint::read(io, &dir.join(checkpoint::LOG_STARTS)).unwrap_or_default();
-        if starts != old_starts {
+        let old = checkpoint::read(io, &dir.join(checkpoint::LOG_STARTS)).unwrap_or_default();
+        if starts != old {
             checkpoint::write(io, dir, checkpoint::LOG_STARTS, &starts).await?;
         }
-        checkpoint::write(io, dir, checkpoint::RECOVERY_POINTS, &points).await
+        for (name, start) in starts {
+            if let Some(partition) = self.partition(&name)
+                && let Err(error) = partition.delete_before(start)
+            {
+                partition.warn(&format!("its old segments were not unlinked: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Unlinks old segments although there is no room to note the log starts: one at a time, each
+    /// durably, so that what is left has no gap. Whether there were any.
+    async fn make_room(&self) -> io::Result<bool> {
+        let mut found = false;
+        for partition in self.partitions() {
+            if let Some(dir) = partition.delete_first()? {
+                self.io().sync_dir(&dir).await?;
+                found = true;
+            }
+        }
+        Ok(found)
     }
 
     pub(super) async fn retention_loop(&self) {
@@ -91,11 +130,10 @@ impl<I: Io> Shard<I> {
         while !self.0.stopped.get() {
             core.io.sleep(settings.retention_check).await;
             for partition in self.partitions() {
+                partition.mend_indexes().await;
                 let now = core.io.timestamp();
-                match partition.retain(now) {
-                    Ok(0) => {}
-                    Ok(_) => core.checkpoint.set(),
-                    Err(error) => partition.warn(&format!("retention: {error}")),
+                if partition.retain(now) {
+                    core.checkpoint.set();
                 }
                 partition.expire_producers(now, settings.producer_expiration_ms);
                 yield_now().await;

@@ -21,8 +21,8 @@ use crate::engine::Handle;
 use crate::futures::{Latch, Signal};
 use crate::io::Io;
 use crate::io::uring::Uring;
-use crate::journal::{Journal, Place};
 use crate::journal::entry::{Entry, Item};
+use crate::journal::{Journal, Place};
 use crate::log::{Log, TruncateError, names};
 use crate::metrics::ShardMetrics;
 use crate::partition::core::Core;
@@ -272,6 +272,8 @@ impl<I: Io> Shard<I> {
         // Held to the end: the journal's word of the cut is obeyed again at each start, so nothing
         // may be promised behind the cut before that entry has been released.
         let _committing = self.0.committing.lock().await;
+        // A disk without room for a checkpoint shows here, where nothing has been cut.
+        self.checkpoint().await?;
         partition.set_cutting(true);
         // All that is written goes into entries before the one that speaks of the cut.
         let spare = self.commit(Entry::new()).await;

@@ -364,14 +364,12 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
 fn cut<I: Io>(io: &I, dir: &Path, item: &Item<'_>) -> io::Result<()> {
     for entry in io.list(dir)? {
         match names::offset_of(&entry.name, "log") {
-            Some(base) if base > item.segment => {
-                io.remove_file(&dir.join(&entry.name))?;
-                names::remove_indexes(io, dir, base)?;
-            }
-            Some(base) if base == item.segment => {
+            Some(base) if base >= item.segment => {
+                // One behind the cut is emptied: `recover` unlinks it once that is durable.
+                let len = if base == item.segment { u64::from(item.position) } else { 0 };
                 let file = io.open(&dir.join(&entry.name), OpenMode::Write)?;
-                if file.len()? > u64::from(item.position) {
-                    file.set_len(u64::from(item.position))?;
+                if file.len()? > len {
+                    file.set_len(len)?;
                 }
                 names::remove_indexes(io, dir, base)?;
             }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::io::sim::{Faults, Sim, World};
+use crate::io::sim::{Faults, Sim, SimFile, World};
 use proptest::prelude::*;
 use std::path::PathBuf;
 
@@ -40,6 +40,27 @@ fn note(index: &mut Index, batches: &[Batch]) {
     for b in batches {
         index.note(b.last, b.timestamp, b.position, b.bytes);
     }
+}
+
+/// The segment's file: the heads of its batches, and nothing in between.
+fn write_log(io: &Sim, batches: &[Batch]) -> SimFile {
+    let file = io.open(&names::log(&dir(), BASE), OpenMode::Create).unwrap();
+    for b in batches {
+        let mut head = [0; 61];
+        head[..8].copy_from_slice(&b.base.0.to_be_bytes());
+        head[8..12].copy_from_slice(&(b.bytes - 12).to_be_bytes());
+        head[16] = 2;
+        let delta = u32::try_from(b.last.since(b.base)).unwrap();
+        head[23..27].copy_from_slice(&delta.to_be_bytes());
+        head[35..43].copy_from_slice(&b.timestamp.0.to_be_bytes());
+        write_all(&file, &head, u64::from(b.position)).unwrap();
+    }
+    file.set_len(u64::from(end_of(batches).1)).unwrap();
+    file
+}
+
+fn newest_in_files(io: &Sim, log: &SimFile) -> Option<Timestamp> {
+    max_timestamp_in_files(io, &dir(), BASE, log, log.len().unwrap())
 }
 
 fn end_of(batches: &[Batch]) -> (Offset, u32) {
@@ -128,7 +149,17 @@ proptest! {
             for at in times(&batches) {
                 assert_eq!(lookup_time_in_file(&file, BASE, at).unwrap(), index.lookup_time(at));
             }
-            assert_eq!(max_timestamp_in_file(&file).unwrap(), newest(&batches));
+            let log = write_log(io, &batches);
+            let known = (!batches.is_empty()).then(|| newest(&batches));
+            assert_eq!(newest_in_files(io, &log), known);
+            // Any loss of its end is noticed, also one of whole entries.
+            for len in (0..file.len().unwrap()).rev() {
+                io.open(&names::time_index(&dir(), BASE), OpenMode::Write)
+                    .unwrap()
+                    .set_len(len)
+                    .unwrap();
+                assert_eq!(newest_in_files(io, &log), None, "{len} bytes of the time index");
+            }
         });
     }
 
@@ -159,8 +190,7 @@ proptest! {
             for at in times(kept) {
                 check_time(kept, at, index.lookup_time(at));
             }
-            let known = if lost == 0 { newest(kept) } else { newest(&rest) };
-            assert!(index.max_timestamp() >= known);
+            assert_eq!(index.max_timestamp(), newest(kept));
         });
     }
 
@@ -203,7 +233,9 @@ proptest! {
             }
             let file = io.open(&names::time_index(&dir(), BASE), OpenMode::Read).unwrap();
             assert!(lookup_time_in_file(&file, BASE, Timestamp(at)).unwrap() >= BASE);
-            max_timestamp_in_file(&file).unwrap();
+            let (timestamp, last) = (Timestamp(7), BASE.plus(3));
+            let log = write_log(io, &[Batch { base: BASE, last, timestamp, position: 0, bytes: 61 }]);
+            assert!(newest_in_files(io, &log).is_none_or(|newest| newest == timestamp));
         });
     }
 }
@@ -226,9 +258,12 @@ fn an_entry_is_laid_out_as_kafkas() {
 fn zeros_are_no_entries() {
     on_disk(|io| {
         let mut index = Index::new(BASE, 0);
-        for (i, position) in [(0, 0), (1, 100), (2, 200)] {
-            index.note(BASE.plus(i), Timestamp(1_000 + i), position, 100);
-        }
+        let batches = [(0, 0), (1, 100), (2, 200)].map(|(i, position)| {
+            let (base, timestamp) = (BASE.plus(i), Timestamp(1_000 + i));
+            Batch { base, last: base, timestamp, position, bytes: 100 }
+        });
+        note(&mut index, &batches);
+        let log = write_log(io, &batches);
         index.seal();
         index.save(io, &dir()).unwrap();
         let load = || Index::load(io, &dir(), BASE, 0, BASE.plus(9), 900).is_some();
@@ -241,7 +276,7 @@ fn zeros_are_no_entries() {
                 write_all(&file, &zeros, 0).unwrap();
                 assert!(!load());
                 if *path == times {
-                    assert_eq!(max_timestamp_in_file(&file).unwrap(), Timestamp::NONE);
+                    assert_eq!(newest_in_files(io, &log), None);
                 } else {
                     // The scan is longer, and right.
                     assert_eq!(lookup_in_file(&file, BASE, BASE.plus(2)).unwrap(), 0);
@@ -250,11 +285,8 @@ fn zeros_are_no_entries() {
             let file = io.open(path, OpenMode::Create).unwrap();
             write_all(&file, &good, 0).unwrap();
         }
-        let file = io.open(&times, OpenMode::Write).unwrap();
-        assert_eq!(max_timestamp_in_file(&file).unwrap(), Timestamp(1_002));
-        file.set_len(file.len().unwrap() - 1).unwrap();
-        assert_eq!(max_timestamp_in_file(&file).unwrap(), Timestamp::NONE);
-        file.set_len(0).unwrap();
-        assert_eq!(max_timestamp_in_file(&file).unwrap(), Timestamp::NONE);
+        assert_eq!(newest_in_files(io, &log), Some(Timestamp(1_002)));
+        io.remove_file(&offsets).unwrap();
+        assert_eq!(newest_in_files(io, &log), None);
     });
 }
