@@ -303,8 +303,20 @@ impl<I: Io> Log<I> {
         }
         let step = active.bytes.clamp(PREALLOCATE_BYTES_MIN, PREALLOCATE_BYTES_MAX);
         let to = end.max(active.allocated + step).min(end.max(self.limits.segment_bytes));
-        active.file.preallocate(active.allocated, to - active.allocated)?;
-        active.allocated = to;
+        match active.file.preallocate(active.allocated, to - active.allocated) {
+            // The step ahead does not fit: then what is written now, if that does. The file system
+            // may have allocated part of the step.
+            Err(error) if is_full(&error) && to > end => {
+                active.file.set_len(active.bytes)?;
+                active.allocated = active.bytes;
+                active.file.preallocate(active.bytes, end - active.bytes)?;
+                active.allocated = end;
+            }
+            done => {
+                done?;
+                active.allocated = to;
+            }
+        }
         Ok(())
     }
 
