@@ -30,6 +30,7 @@ use entry::{Entry, HEAD_BYTES, Item, SECTOR_BYTES, sectors};
 use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
 /// The journal's name in a shard's directory.
 pub(crate) const FILE_NAME: &str = "kariz.journal";
@@ -80,6 +81,9 @@ pub(crate) struct Journal<I: Io> {
     head: Place,
     capacity: u64,
     size: u64,
+    /// One sync at a time, and whether one has failed: of two that overlap the one that fails can
+    /// take the other's error with it.
+    turn: Rc<tokio::sync::Mutex<bool>>,
 }
 
 impl<I: Io> Journal<I> {
@@ -94,8 +98,8 @@ impl<I: Io> Journal<I> {
         let slot_count = slots(&file)?.map(|s| s.count).max().unwrap_or(0);
         let first = Place { sequence: 1, position: START };
         let id = io.random();
-        let mut journal =
-            Self { file, id, slot_count, tail: first, head: first, capacity: START, size };
+        let (tail, head, turn) = (first, first, Rc::default());
+        let mut journal = Self { file, id, slot_count, tail, head, capacity: START, size, turn };
         // Both slots: an old one that outlived a torn write must not name an old circle.
         journal.write_slot(first)?;
         journal.file.sync().await?;
@@ -130,9 +134,20 @@ impl<I: Io> Journal<I> {
         Ok(())
     }
 
-    /// Makes all that was written durable.
+    /// Makes all that was written durable. After one sync that failed all fail.
     pub(crate) fn sync(&self) -> impl Future<Output = io::Result<()>> + 'static {
-        self.file.sync()
+        let (file, turn) = (self.file.clone(), Rc::clone(&self.turn));
+        async move {
+            let mut has_failed = turn.lock().await;
+            if *has_failed {
+                return Err(io::Error::other("an earlier sync has failed"));
+            }
+            // One that is given up halfway has failed as far as anybody will know.
+            *has_failed = true;
+            let done = file.sync().await;
+            *has_failed = done.is_err();
+            done
+        }
     }
 
     /// The place of the next entry: `release` up to it once all before it is durable elsewhere.
@@ -276,11 +291,47 @@ pub(crate) fn replay<I: Io>(
     path: &Path,
     mut visit: impl FnMut(&Item<'_>) -> io::Result<()>,
 ) -> Result<u64, ReplayError> {
-    let file = match io.open(path, OpenMode::Read) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        opened => opened?,
-    };
-    let Some(slot) = slots(&file)?.max_by_key(|s| s.count) else {
+    match open(io, path, OpenMode::Read)? {
+        Some(file) => each_entry(&file, |_, _, payload| {
+            entry::items(payload).try_for_each(|item| visit(&item))
+        }),
+        None => Ok(0),
+    }
+}
+
+/// Makes the journal at `path` durable if it speaks of a cut: an entry whose sync failed reads back
+/// all the same, and must not be obeyed now and gone at the next start.
+///
+/// # Errors
+/// As those of [`replay`].
+pub(crate) async fn write_again<I: Io>(io: &I, path: &Path) -> Result<(), ReplayError> {
+    let Some(file) = open(io, path, OpenMode::Write)? else { return Ok(()) };
+    let mut cuts = false;
+    each_entry(&file, |_, _, payload| {
+        cuts |= entry::items(payload).any(|item| item.kind == entry::Kind::Truncated);
+        Ok(())
+    })?;
+    if cuts {
+        each_entry(&file, |position, bytes, _| write_all(&file, bytes, position))?;
+        file.sync().await?;
+    }
+    Ok(())
+}
+
+fn open<I: Io>(io: &I, path: &Path, how: OpenMode) -> io::Result<Option<I::File>> {
+    match io.open(path, how) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// Shows every entry that is needed, oldest first, to `visit`: where it lies, its bytes, and its
+/// payload. Returns how many there are.
+fn each_entry<F: File>(
+    file: &F,
+    mut visit: impl FnMut(u64, &[u8], &[u8]) -> io::Result<()>,
+) -> Result<u64, ReplayError> {
+    let Some(slot) = slots(file)?.max_by_key(|s| s.count) else {
         return Ok(0);
     };
     let len = file.len()?;
@@ -288,12 +339,12 @@ pub(crate) fn replay<I: Io>(
     let mut entries = 0;
     let mut buffer = Vec::new();
     loop {
-        let at_next = read_entry(&file, slot.id, next, len, &mut buffer)?;
+        let at_next = read_entry(file, slot.id, next, len, &mut buffer)?;
         let at_start = Place { position: START, ..next };
         let head = match at_next {
             Some(head) => head,
             // The writer goes back to the start where an entry does not fit before the end.
-            None => match read_entry(&file, slot.id, at_start, len, &mut buffer)? {
+            None => match read_entry(file, slot.id, at_start, len, &mut buffer)? {
                 Some(head) if next.position != START => {
                     next = at_start;
                     head
@@ -302,14 +353,12 @@ pub(crate) fn replay<I: Io>(
             },
         };
         let payload = entry::payload(&head, &buffer).unwrap_or_default();
-        for item in entry::items(payload) {
-            visit(&item)?;
-        }
+        visit(next.position, &buffer, payload)?;
         entries += 1;
         let bytes = sectors(HEAD_BYTES + payload.len());
         next = Place { sequence: next.sequence + 1, position: next.position + bytes };
     }
-    match find_later(&file, slot.id, next.sequence, len)? {
+    match find_later(file, slot.id, next.sequence, len)? {
         Some(found) => Err(ReplayError::Damaged { missing: next.sequence, found }),
         None => Ok(entries),
     }

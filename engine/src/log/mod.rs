@@ -37,6 +37,7 @@ use index::Index;
 use scan::ScanError;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// The first step of preallocation; it doubles up to `PREALLOCATE_BYTES_MAX`, so that ten
 /// thousand small partitions do not cost a GiB each.
@@ -91,11 +92,28 @@ pub(crate) struct Unsynced<I: Io> {
     io: I,
     files: Vec<Dirty<I::File>>,
     dir: Option<(PathBuf, u64)>,
+    turn: Turn,
 }
 
+/// One sync of a log at a time, and whether one has failed: of two that overlap the one that fails
+/// can take the other's error with it.
+type Turn = Rc<tokio::sync::Mutex<bool>>;
+
 impl<I: Io> Unsynced<I> {
-    /// Syncs all of it at once; returns how many syncs that took.
+    /// Syncs all of it at once; returns how many syncs that took. After one that failed all fail.
     pub(crate) async fn sync(&self) -> io::Result<u64> {
+        let mut has_failed = self.turn.lock().await;
+        if *has_failed {
+            return Err(io::Error::other("an earlier sync of this log has failed"));
+        }
+        // One that is given up halfway has failed as far as anybody will know.
+        *has_failed = true;
+        let done = self.sync_all().await;
+        *has_failed = done.is_err();
+        done
+    }
+
+    async fn sync_all(&self) -> io::Result<u64> {
         let files = self.files.iter().map(|dirty| dirty.file.sync());
         let synced = join_all(files);
         let dir = async {
@@ -150,6 +168,7 @@ pub(crate) struct Log<I: Io> {
     next_serial: u64,
     dir_changes: u64,
     dir_synced: u64,
+    turn: Turn,
 }
 
 impl<I: Io> Log<I> {
@@ -174,6 +193,7 @@ impl<I: Io> Log<I> {
             next_serial: 1,
             dir_changes: 1,
             dir_synced: 0,
+            turn: Turn::default(),
         }
     }
 
@@ -339,7 +359,8 @@ impl<I: Io> Log<I> {
     pub(crate) fn unsynced(&self) -> Unsynced<I> {
         let dir =
             (self.dir_synced < self.dir_changes).then(|| (self.dir.clone(), self.dir_changes));
-        Unsynced { io: self.io.clone(), files: self.unsynced.clone(), dir }
+        let (io, turn) = (self.io.clone(), Rc::clone(&self.turn));
+        Unsynced { io, files: self.unsynced.clone(), dir, turn }
     }
 
     /// The sync of `what` has succeeded: what was written meanwhile stays unsynced.

@@ -145,15 +145,13 @@ impl<I: Io> Shard<I> {
     pub(super) async fn grow_journal(&self) {
         loop {
             let grown = self.0.journal.borrow().grow();
+            // A smaller journal serves as well, where there is no room for a larger one.
+            let Ok(Some(capacity)) = grown else { return };
             let synced = self.0.journal.borrow().sync();
-            match grown {
-                Ok(None) => return,
-                Ok(Some(capacity)) if synced.await.is_ok() => {
-                    self.0.journal.borrow_mut().grown(capacity);
-                }
-                // A smaller journal serves as well; what is wrong shows at the next commit.
-                _ => return,
+            if let Err(error) = synced.await {
+                return self.fail(&format!("the journal failed: {error}"));
             }
+            self.0.journal.borrow_mut().grown(capacity);
             self.io().sleep(Duration::from_millis(20)).await;
         }
     }

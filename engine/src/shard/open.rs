@@ -92,7 +92,7 @@ impl<I: Io> Shard<I> {
         names::end_naming(&io, &dir)?;
         let mut found = find_partitions(&io, &dir, &on_event)?;
         let journal_path = dir.join(journal::FILE_NAME);
-        let journal_entries = replay(&io, &journal_path, &mut found)?;
+        let journal_entries = replay(&io, &journal_path, &mut found).await?;
         let mut opened = Vec::new();
         for partition in found.into_values() {
             let (recovered, producers, snapshot) = open_partition(&io, &partition).await?;
@@ -320,11 +320,16 @@ async fn keep_floor<I: Io>(io: &I, found: &Found, is_fenced: bool) -> io::Result
 }
 
 /// Puts the journal's bytes back and notes the floors.
-fn replay<I: Io>(
+async fn replay<I: Io>(
     io: &I,
     path: &Path,
     found: &mut BTreeMap<(TopicId, i32), Found>,
 ) -> io::Result<u64> {
+    let told = |error| {
+        let hint = "the records it holds may be the only copies: keep the file, and restore it";
+        io::Error::other(format!("{}: {error}; {hint}", path.display()))
+    };
+    journal::write_again(io, path).await.map_err(told)?;
     let replayed = journal::replay(io, path, |item| {
         // A partition that is not there was deleted after the entry.
         match found.get_mut(&(item.topic_id, item.partition)) {
@@ -332,10 +337,7 @@ fn replay<I: Io>(
             None => Ok(()),
         }
     });
-    replayed.map_err(|error| {
-        let hint = "the records it holds may be the only copies: keep the file, and restore it";
-        io::Error::other(format!("{}: {error}; {hint}", path.display()))
-    })
+    replayed.map_err(told)
 }
 
 fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Result<()> {
