@@ -1,6 +1,5 @@
 //! The names of files in a partition's directory. All of them are Kafka's.
 
-use crate::checkpoint::write_all;
 use crate::io::{File, Io, OpenMode};
 use crate::types::Offset;
 use std::io;
@@ -96,11 +95,16 @@ pub(crate) fn end_naming<I: Io>(io: &I, dir: &Path) -> io::Result<()> {
 /// batch if its name should come back: see `log::truncate`.
 pub(crate) async fn discard<I: Io>(io: &I, path: &Path) -> io::Result<()> {
     let file = io.open(path, OpenMode::Write)?;
-    // An earlier cut may read back and not be durable: cut it again.
-    write_all(&file, &[0], 0)?;
-    file.set_len(0)?;
+    cut_anew(&file, 0)?;
     file.sync().await?;
     io.remove_file(path)
+}
+
+/// Cuts `file` to `len`, which may read back from an earlier cut and not be durable: after a failed
+/// sync nothing would bring it to the disk but a change.
+pub(crate) fn cut_anew<F: File>(file: &F, len: u64) -> io::Result<()> {
+    file.set_len(len.saturating_add(1))?;
+    file.set_len(len)
 }
 
 /// The offset in the name of a file with `extension`.

@@ -11,7 +11,7 @@
 //! | a gap before the next file  | fence           | cut, move that file aside |
 //!
 //! What is kept above the floor is written again: after a failed sync, or a kill, a page can be in
-//! the cache, clean, and not on the disk; so can the file's name. Indexes are believed up to the recovery point, where
+//! the cache, clean, and not on the disk; so can the file's name and its length. Indexes are believed up to the recovery point, where
 //! they read back as possible, and rebuilt from the log otherwise.
 
 use super::epochs::Epochs;
@@ -39,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) recovery_point: Offset,
     /// Everything below was promised.
     pub(crate) floor: Offset,
+    /// The last stop was in order: what reads back is durable.
+    pub(crate) was_clean: bool,
     /// The segments into which the journal's bytes were just written.
     pub(crate) rewritten: BTreeSet<Offset>,
 }
@@ -437,10 +439,13 @@ impl<I: Io> Log<I> {
             };
             self.active = active;
             began = true;
-            if rewritten {
-                self.mark_dirty();
+            let in_doubt = i == last && !facts.was_clean;
+            if in_doubt {
+                // Also its end: what was cut off may be on the disk still.
+                names::cut_anew(&self.active.file, self.active.bytes)?;
             }
-            if rewritten || i == last {
+            if rewritten || in_doubt {
+                self.mark_dirty();
                 names::name_anew(&self.io, &names::log(&self.dir, self.active.base))?;
             }
             if i < last {
@@ -448,6 +453,9 @@ impl<I: Io> Log<I> {
             }
         }
         names::remove_if_there(&self.io, &self.dir.join("recovery.tmp"))?;
+        if facts.was_clean && self.unsynced.is_empty() {
+            self.dir_synced = self.dir_changes;
+        }
         // Every segment was moved aside: begin anew behind the trusted ones.
         if !began {
             let base = facts.recovery_point;

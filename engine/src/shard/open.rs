@@ -90,7 +90,7 @@ impl<I: Io> Shard<I> {
         let was_clean = is_new || io.open(&sign, OpenMode::Read).is_ok();
 
         names::end_naming(&io, &dir)?;
-        let mut found = find_partitions(&io, &dir, &on_event)?;
+        let mut found = find_partitions(&io, &dir, was_clean, &on_event)?;
         let journal_path = dir.join(journal::FILE_NAME);
         let journal_entries = replay(&io, &journal_path, &mut found).await?;
         let mut opened = Vec::new();
@@ -222,6 +222,7 @@ async fn meta_properties<I: Io>(
 fn find_partitions<I: Io>(
     io: &I,
     dir: &Path,
+    was_clean: bool,
     on_event: &OnEvent,
 ) -> io::Result<BTreeMap<(TopicId, i32), Found>> {
     let warn = |what: String| on_event(&Event::Warning { what });
@@ -260,6 +261,7 @@ fn find_partitions<I: Io>(
         let mut facts = Facts {
             log_start: starts.get(&name).copied().unwrap_or_default(),
             recovery_point: points.get(&name).copied().unwrap_or_default(),
+            was_clean,
             ..Facts::default()
         };
         facts.floor = facts.recovery_point.max(promised(io, &path)?);
@@ -370,8 +372,8 @@ fn cut<I: Io>(io: &I, dir: &Path, item: &Item<'_>) -> io::Result<()> {
                 // One behind the cut is emptied: `recover` unlinks it once that is durable.
                 let len = if base == item.segment { u64::from(item.position) } else { 0 };
                 let file = io.open(&dir.join(&entry.name), OpenMode::Write)?;
-                if file.len()? > len {
-                    file.set_len(len)?;
+                if file.len()? >= len {
+                    names::cut_anew(&file, len)?;
                 }
                 names::remove_indexes(io, dir, base)?;
             }
