@@ -63,6 +63,8 @@ impl<I: Io> Shard<I> {
         }
         self.write_checkpoints().await?;
         if core.failure().is_some() || self.partitions().iter().any(|p| p.needs_journal()) {
+            // Whoever waits for room learns that there will be none.
+            self.0.room.set();
             return Ok(false);
         }
         self.0.journal.borrow_mut().release(end)?;
