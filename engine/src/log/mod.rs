@@ -210,6 +210,18 @@ impl<I: Io> Log<I> {
         &self.active.file
     }
 
+    /// Fills `buffer` from byte `at` of the active segment; whether all of it was there.
+    pub(crate) fn read_active(&self, buffer: &mut [u8], at: u64) -> bool {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.active.file.read_at(rest, at + filled as u64) {
+                Ok(n) if n > 0 => filled += n,
+                _ => return false,
+            }
+        }
+        true
+    }
+
     pub(crate) fn epochs(&self) -> &Epochs {
         &self.epochs
     }

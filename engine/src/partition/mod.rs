@@ -117,8 +117,8 @@ enum Membership {
     None,
     /// They are in the journal's entry: so many bytes.
     Journal(usize),
-    /// They are too many: the partition's own files are synced.
-    Files,
+    /// So many bytes, and not all of them are in the entry: the partition's own files are synced.
+    Files(usize),
 }
 
 struct State<I: Io> {
@@ -133,8 +133,9 @@ struct State<I: Io> {
     waiters: Waiters,
     health: Health,
     membership: Membership,
-    /// The last group was too large for the journal; the next one likely is.
-    was_large: bool,
+    /// Up to here the journal's entries, with the one that gathers, or the partition's own files
+    /// hold every byte: only what follows it may go into the journal.
+    covered: LogEnd,
     /// Up to here the partition's own files are durable.
     file_end: LogEnd,
     is_full: bool,
@@ -177,7 +178,7 @@ impl<I: Io> Partition<I> {
             waiters: Waiters::default(),
             health: opened.fence.map_or(Health::Good, |why| Health::Fenced(why.into())),
             membership: Membership::None,
-            was_large: false,
+            covered: end,
             file_end: end,
             is_full: false,
             is_cutting: false,
@@ -481,28 +482,25 @@ impl<I: Io> Inner<I> {
     ) {
         let core = &*self.core;
         core.unsynced_bytes.set(core.unsynced_bytes.get() + staging.bytes() as u64);
-        if state.marks.is_write_caching() {
-            // The journal lacks these bytes: should the setting change, the files are synced.
-            state.was_large = true;
-            if state.membership != Membership::None {
-                state.membership = Membership::Files;
-            }
+        if state.marks.is_write_caching() && state.membership == Membership::None {
             return;
         }
         let group = &mut *core.group.borrow_mut();
-        if state.membership == Membership::None {
-            group.members.push(handle.clone());
-            core.dirty.set();
-            let files = state.was_large;
-            state.membership = if files { Membership::Files } else { Membership::Journal(0) };
-        }
-        let Membership::Journal(journalled) = state.membership else {
-            return;
+        let gathered = match state.membership {
+            Membership::None => {
+                group.members.push(handle.clone());
+                core.dirty.set();
+                0
+            }
+            Membership::Journal(bytes) | Membership::Files(bytes) => bytes,
         };
-        let total = journalled + staging.bytes();
-        if total > JOURNAL_BYTES_MAX || group.entry.len() + staging.bytes() > group.entry_bytes_max
+        let total = gathered + staging.bytes();
+        state.membership = Membership::Files(total);
+        if total > JOURNAL_BYTES_MAX
+            || group.entry.len() + staging.bytes() > group.entry_bytes_max
+            || state.covered.offset != at.offset
+            || state.marks.is_write_caching()
         {
-            state.membership = Membership::Files;
             return;
         }
         let item = Item {
@@ -517,6 +515,7 @@ impl<I: Io> Inner<I> {
             bytes: &[],
         };
         group.entry.push(&item, staging.slices());
+        state.covered = end;
         state.membership = Membership::Journal(total);
     }
 

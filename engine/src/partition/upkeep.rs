@@ -1,12 +1,13 @@
 //! What the core's tasks do with a partition: commit, checkpoint, retain, truncate, delete.
 
 use super::watermarks::LogEnd;
-use super::{Event, Health, Membership, Partition, TrimError};
+use super::{Event, Health, JOURNAL_BYTES_MAX, Membership, Partition, TrimError};
 use crate::checkpoint::{replace_file, write_all};
 use crate::io::{Io, OpenMode};
-use crate::journal::entry::{Item, Kind};
+use crate::journal::entry::{Entry, Item, Kind};
 use crate::log::retain::Retention;
 use crate::log::{Log, TruncateError, Unsynced, is_full, names};
+use crate::num;
 use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};
 use std::io;
@@ -38,7 +39,7 @@ impl<I: Io> Commit<I> {
         }
         if let Some(files) = &self.files {
             state.log.synced(files);
-            state.file_end = later(state.file_end, self.end);
+            state.files_hold(self.end);
         }
         state.marks.sync(self.end);
         state.wake();
@@ -80,7 +81,7 @@ impl<I: Io> Checkpointed<I> {
                 let state = &mut *self.partition.0.state.borrow_mut();
                 state.log.synced(&self.files);
                 if matches!(state.health, Health::Good) && state.failures == self.failures {
-                    state.file_end = later(state.file_end, self.end);
+                    state.files_hold(self.end);
                     state.marks.sync(self.end);
                     state.wake();
                 }
@@ -107,13 +108,50 @@ impl<I: Io> Checkpointed<I> {
 }
 
 impl<I: Io> Partition<I> {
-    /// Takes what was written since the last commit began into this one.
-    pub(crate) fn begin_commit(&self) -> Commit<I> {
+    /// Takes what was written since the last commit began into this one, whose journal entry is
+    /// `entry`.
+    pub(crate) fn begin_commit(&self, entry: &mut Entry) -> Commit<I> {
         let state = &mut *self.0.state.borrow_mut();
-        let membership = std::mem::replace(&mut state.membership, Membership::None);
-        state.was_large = membership == Membership::Files;
-        let files = state.was_large.then(|| state.log.unsynced());
+        let files = match std::mem::replace(&mut state.membership, Membership::None) {
+            Membership::Files(bytes) if !self.read_back(state, entry, bytes) => {
+                Some(state.log.unsynced())
+            }
+            _ => None,
+        };
         Commit { partition: self.clone(), end: state.marks.written(), files }
+    }
+
+    /// Puts what the journal lacks into `entry`, from the file, if it is little; whether it did.
+    /// Bytes that came while the partition's own files were synced could not go there at once: had
+    /// that sync failed, the journal would promise records behind ones that are lost.
+    fn read_back(&self, state: &mut super::State<I>, entry: &mut Entry, bytes: usize) -> bool {
+        let (from, to) = (state.covered, state.marks.written());
+        let lacks = num::index(u64::from(to.position.saturating_sub(from.position)));
+        let room = self.0.core.group.borrow().entry_bytes_max.saturating_sub(entry.len());
+        if !matches!(state.health, Health::Good)
+            || from.segment != to.segment
+            || bytes.max(lacks) > JOURNAL_BYTES_MAX.min(room)
+        {
+            return false;
+        }
+        let mut copy = vec![0; lacks];
+        if !state.log.read_active(&mut copy, u64::from(from.position)) {
+            return false;
+        }
+        let item = Item {
+            topic_id: self.0.topic_id,
+            partition: self.0.name.partition,
+            kind: Kind::Bytes,
+            leader_epoch: state.epoch,
+            base: from.offset,
+            end: to.offset,
+            segment: from.segment,
+            position: from.position,
+            bytes: &copy,
+        };
+        entry.push(&item, std::iter::empty());
+        state.covered = to;
+        true
     }
 
     /// Brings the caches on disk up to date, and says what a checkpoint must sync; `None` if all
@@ -289,6 +327,7 @@ impl<I: Io> Partition<I> {
         let end = state.log.end_at(end.offset);
         state.marks.truncate(end);
         state.file_end = earlier(state.file_end, end);
+        state.covered = earlier(state.covered, end);
         let now = self.0.core.io.timestamp();
         rebuild_producers(&state.log, &mut state.producers, end.offset, now)?;
         state.failures += 1;
@@ -324,6 +363,14 @@ impl<I: Io> Partition<I> {
     pub(crate) fn warn(&self, what: &str) {
         let what = format!("{}: {what}", self.0.name);
         (self.0.core.on_event)(&Event::Warning { what });
+    }
+}
+
+impl<I: Io> super::State<I> {
+    /// The partition's own files are durable up to `end`.
+    fn files_hold(&mut self, end: LogEnd) {
+        self.file_end = later(self.file_end, end);
+        self.covered = later(self.covered, end);
     }
 }
 

@@ -39,7 +39,7 @@ impl<I: Io> Shard<I> {
         core.metrics.commits.add(1);
         core.metrics.commit_partitions.record(members.len() as u64);
         core.metrics.commit_bytes.record(entry.len() as u64);
-        let commits: Vec<Commit<I>> = members.iter().map(|p| p.begin_commit()).collect();
+        let commits: Vec<Commit<I>> = members.iter().map(|p| p.begin_commit(&mut entry)).collect();
         let journal = self.commit_journal(&mut entry);
         let files = join_all(commits.iter().map(Commit::sync));
         let (journal, files) = join(journal, files).await;
