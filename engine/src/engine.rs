@@ -105,8 +105,8 @@ struct Shared {
     cluster_id: String,
     threads: Mutex<Vec<JoinHandle<std::io::Result<()>>>>,
     outcome: Arc<Outcome>,
-    /// Held until the threads have ended.
-    _directory: Directory,
+    /// Locked until the threads have ended.
+    directory: Mutex<Option<Directory>>,
 }
 
 /// The first thing that ends the engine.
@@ -191,7 +191,7 @@ impl Engine {
             cluster_id,
             threads: Mutex::new(threads),
             outcome: Arc::default(),
-            _directory: directory,
+            directory: Mutex::new(Some(directory)),
         })))
     }
 
@@ -266,16 +266,17 @@ impl Engine {
     }
 
     /// Ends in order: tells the apps ([`Shard::stopping`]) and waits for them up to `grace`, makes
-    /// everything durable, notes that no recovery is needed, and joins the threads.
+    /// everything durable, notes that no recovery is needed, joins the threads, and gives the data
+    /// directory's lock back, whoever still holds a clone of this engine.
     ///
     /// # Errors
     /// [`ShutdownError`]: the first core that did not end in order.
     pub fn shutdown(&self, grace: Duration) -> Result<(), ShutdownError> {
         self.0.handle.stop(grace);
-        let threads =
-            std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // Held until all have ended: who shuts down a second time waits too.
+        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut first = Ok(());
-        for (i, thread) in (0..).zip(threads) {
+        for (i, thread) in (0..).zip(threads.drain(..)) {
             let ended = match thread.join() {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(ShutdownError::Shard(ShardId(i), error)),
@@ -283,6 +284,7 @@ impl Engine {
             };
             first = first.and(ended);
         }
+        drop(self.0.directory.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.0.outcome.end(Ok(()));
         first
     }

@@ -103,8 +103,9 @@ fn what_was_written_is_there_after_a_restart_and_after_a_crash() {
     assert_eq!(end, Offset(100));
     assert_eq!(block_on(read(&engine.handle(), &name)), values);
     assert!(matches!(Engine::open(&dir.0, config()), Err(OpenError::Locked(_))));
+    // The lock ends with the shutdown, not with the last clone.
+    let _clone = engine.clone();
     engine.shutdown(Duration::from_secs(1)).unwrap();
-    drop(engine);
 
     let engine = Engine::open(&dir.0, config()).unwrap();
     assert!(engine.recovery().was_clean());

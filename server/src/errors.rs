@@ -36,7 +36,6 @@ pub(crate) fn append(error: &AppendError) -> ErrorCode {
         AppendError::Producer(why) => producer(why),
         AppendError::Full | AppendError::Failed(_) => ErrorCode::KafkaStorageError,
         AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
-        _ => ErrorCode::UnknownServerError,
     }
 }
 
@@ -53,7 +52,6 @@ pub(crate) fn reach(error: &ReachError) -> ErrorCode {
     match error {
         ReachError::Full | ReachError::Failed(_) => ErrorCode::KafkaStorageError,
         ReachError::Deleted => ErrorCode::UnknownTopicOrPartition,
-        _ => ErrorCode::UnknownServerError,
     }
 }
 
@@ -63,6 +61,5 @@ pub(crate) fn read(error: &ReadError) -> ErrorCode {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Fenced(_) | ReadError::Io(_) => ErrorCode::KafkaStorageError,
         ReadError::Deleted => ErrorCode::UnknownTopicOrPartition,
-        _ => ErrorCode::UnknownServerError,
     }
 }

@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 /// Why a batch was not appended. Nothing of it is in the log.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum AppendError {
     /// The batch is longer than `max.message.bytes`.
     #[error("a batch of {bytes} bytes is larger than max.message.bytes={max}")]
@@ -48,7 +47,6 @@ pub enum AppendError {
 
 /// Why what was appended will not come as far as was waited for.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ReachError {
     /// The disk was full: the batch was not written.
     #[error("the disk was full; the batch was not written")]
@@ -63,7 +61,6 @@ pub enum ReachError {
 
 /// Why nothing could be read.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ReadError {
     /// No record is, or will be next, at that offset.
     #[error("offset {offset} is not in the log, which is {start}..{end}")]
