@@ -23,6 +23,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Boots of one machine in one run.
 const BOOTS: i32 = 4;
@@ -146,13 +147,50 @@ impl Client {
         }
     }
 
-    async fn leader_epoch(&mut self) -> i32 {
+    /// The first error and the number of bytes of a fetch by one who believes in a leader epoch.
+    async fn fetch(&mut self, fetch_offset: i64, current_leader_epoch: i32) -> (ErrorCode, usize) {
         let wanted =
-            list_offsets::PartitionRequest { index: 0, current_leader_epoch: -1, timestamp: -1 };
-        let topic = list_offsets::TopicRequest { name: "t".to_owned(), partitions: vec![wanted] };
-        let request = list_offsets::Request { topics: vec![topic], ..Default::default() };
-        self.call(9, &request).await.topics[0].partitions[0].leader_epoch
+            fetch::FetchPartition { fetch_offset, current_leader_epoch, ..Default::default() };
+        let topic = fetch::TopicRequest { name: "t".to_owned(), partitions: vec![wanted] };
+        let request = fetch::Request { topics: vec![topic], ..fetch::Request::default() };
+        let answer = self.call(12, &request).await.topics.remove(0).partitions.remove(0);
+        (answer.head.error, answer.records.map_or(0, |records| records.len()))
     }
+
+    /// Looks the log end up, and waits so many milliseconds for what is not durable.
+    async fn log_end(
+        &mut self,
+        current_leader_epoch: i32,
+        timeout_ms: i32,
+    ) -> list_offsets::PartitionResponse {
+        let wanted =
+            list_offsets::PartitionRequest { index: 0, current_leader_epoch, timestamp: -1 };
+        let topic = list_offsets::TopicRequest { name: "t".to_owned(), partitions: vec![wanted] };
+        let request =
+            list_offsets::Request { topics: vec![topic], timeout_ms, ..Default::default() };
+        self.call(10, &request).await.topics.remove(0).partitions.remove(0)
+    }
+
+    async fn create(&mut self) {
+        let topic = create_topics::CreatableTopic {
+            name: "t".to_owned(),
+            num_partitions: 1,
+            replication_factor: 1,
+            ..Default::default()
+        };
+        let request =
+            create_topics::Request { topics: vec![topic], timeout_ms: 1000, validate_only: false };
+        let made = self.call(7, &request).await.topics[0].error;
+        assert!(matches!(made, ErrorCode::None | ErrorCode::TopicAlreadyExists), "{made:?}");
+    }
+}
+
+fn produce_request(io: &Sim, acks: i16, timeout_ms: i32, value: &str) -> produce::Request {
+    let batch = Batch::build().record(None, Some(value.as_bytes()), &[], io.timestamp()).done();
+    let records = Some(batch.unwrap().wire().clone());
+    let partition = produce::PartitionRequest { index: 0, records };
+    let topic = produce::TopicRequest { name: "t".to_owned(), partitions: vec![partition] };
+    produce::Request { acks, timeout_ms, topics: vec![topic], ..Default::default() }
 }
 
 /// What clients were told, over all boots: the offsets of acknowledged values.
@@ -162,25 +200,26 @@ type Acked = Rc<RefCell<BTreeMap<i64, String>>>;
 async fn run(io: Sim, boot: i32, acked: Acked, epochs: Rc<RefCell<Vec<i32>>>) {
     serve(io.clone()).await;
     let mut client = Client::connect(&io).await;
-    let topic = create_topics::CreatableTopic {
-        name: "t".to_owned(),
-        num_partitions: 1,
-        replication_factor: 1,
-        ..Default::default()
-    };
-    let request =
-        create_topics::Request { topics: vec![topic], timeout_ms: 1000, validate_only: false };
-    let made = client.call(7, &request).await.topics[0].error;
-    assert!(matches!(made, ErrorCode::None | ErrorCode::TopicAlreadyExists), "{made:?}");
+    client.create().await;
 
     let found = client.read_all().await;
     for (offset, value) in &*acked.borrow() {
         assert_eq!(found.get(offset), Some(value), "acknowledged at offset {offset}");
     }
     assert!(found.keys().copied().eq(0..i64::try_from(found.len()).unwrap()), "no gaps");
-    let epoch = client.leader_epoch().await;
+    let epoch = client.log_end(-1, 30_000).await.leader_epoch;
     assert!(epochs.borrow().last().is_none_or(|last| *last < epoch), "a new term after a crash");
     epochs.borrow_mut().push(epoch);
+    // Who believes in another term is told so.
+    let terms = [
+        (epoch - 1, if epoch > 0 { ErrorCode::FencedLeaderEpoch } else { ErrorCode::None }),
+        (epoch, ErrorCode::None),
+        (epoch + 1, ErrorCode::UnknownLeaderEpoch),
+    ];
+    for (term, error) in terms {
+        assert_eq!(client.fetch(0, term).await.0, error, "term {term} in {epoch}");
+        assert_eq!(client.log_end(term, 30_000).await.error, error, "term {term} in {epoch}");
+    }
 
     let mut waiting = std::collections::VecDeque::new();
     for n in 0..BATCHES + DEPTH {
@@ -188,15 +227,7 @@ async fn run(io: Sim, boot: i32, acked: Acked, epochs: Rc<RefCell<Vec<i32>>>) {
             // Some within the journal's small entries, some with files of their own.
             let fill = if n % 10 == 9 { 300_000 } else { 10 };
             let value = format!("{boot}.{n}.{}", "x".repeat(fill));
-            let now = io.timestamp();
-            let batch = Batch::build().record(None, Some(value.as_bytes()), &[], now).done();
-            let records = Some(batch.unwrap().wire().clone());
-            let partition = produce::PartitionRequest { index: 0, records };
-            let topic = produce::TopicRequest { name: "t".to_owned(), partitions: vec![partition] };
-            let topics = vec![topic];
-            let request =
-                produce::Request { acks: -1, timeout_ms: 30_000, topics, ..Default::default() };
-            client.send(9, &request).await;
+            client.send(9, &produce_request(&io, -1, 30_000, &value)).await;
             waiting.push_back(value);
         }
         if n >= DEPTH {
@@ -242,6 +273,35 @@ fn what_is_acknowledged_survives_every_end() {
         println!("seed {seed}");
         machine(seed);
     }
+}
+
+#[test]
+fn what_is_not_durable_in_time_is_neither_acknowledged_nor_shown() {
+    let disk_latency = Duration::from_secs(1)..Duration::from_secs(2);
+    let mut world = World::new(1, Faults { disk_latency, ..Faults::none() });
+    world
+        .boot(|io| async move {
+            serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            client.create().await;
+            let answer = client.call(9, &produce_request(&io, -1, 100, "late")).await;
+            assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::RequestTimedOut);
+            let answer = client.call(9, &produce_request(&io, 1, 100, "written")).await;
+            let answer = &answer.topics[0].partitions[0];
+            assert_eq!((answer.error, answer.base_offset), (ErrorCode::None, 1));
+            // Between the high watermark and the log end there is nothing yet; behind it, an error.
+            for (offset, error) in
+                [(0, ErrorCode::None), (2, ErrorCode::None), (3, ErrorCode::OffsetOutOfRange)]
+            {
+                assert_eq!(client.fetch(offset, -1).await, (error, 0), "offset {offset}");
+            }
+            assert_eq!(client.log_end(-1, 10).await.error, ErrorCode::RequestTimedOut);
+            let end = client.log_end(-1, 30_000).await;
+            assert_eq!((end.error, end.offset), (ErrorCode::None, 2));
+            let found: Vec<_> = client.read_all().await.into_values().collect();
+            assert_eq!(found, ["late", "written"]);
+        })
+        .done();
 }
 
 #[test]
