@@ -1,5 +1,6 @@
-//! A core on the simulated disk against a model of fifty lines: appends, flushes, rolls, cuts,
-//! retries of idempotent producers, full disks, power cuts and kills, and opening again.
+//! A core on the simulated disk against a model of a page: appends, flushes, rolls, cuts, moved log
+//! starts, retention, `write.caching`, retries of idempotent producers, full and failing disks,
+//! power cuts and kills, and opening again.
 //!
 //! `KARIZ_SEEDS=2000 cargo sim` runs that many; `KARIZ_SEED=42 cargo sim` replays one.
 
@@ -10,7 +11,7 @@ use kariz_engine::io::Io;
 use kariz_engine::io::sim::{End, Faults, Outcome, Sim, World};
 use kariz_engine::{
     AppendError, LeaderEpoch, LogConfig, Mark, Offset, Partition, ProducerEpoch, ProducerId,
-    ReachError, Sequence, Shard, Span, Timestamp, TopicId, TopicPartition, sim,
+    ReachError, Sequence, Shard, Span, Timestamp, TopicId, TopicPartition, TruncateError, sim,
 };
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
@@ -25,6 +26,31 @@ const OPS: u64 = 60;
 /// What fills the records up behind their numbers.
 const FILL: u8 = 0xa5;
 
+/// What goes wrong on the disk of a seed, besides power cuts and kills.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    Good,
+    Failing,
+    /// Full now and then, and nothing else.
+    Full,
+    Both,
+}
+
+impl Disk {
+    fn of(seed: u64) -> Self {
+        match seed % 8 {
+            1 | 5 => Self::Failing,
+            3 => Self::Full,
+            7 => Self::Both,
+            _ => Self::Good,
+        }
+    }
+
+    fn fills_up(self) -> bool {
+        matches!(self, Self::Full | Self::Both)
+    }
+}
+
 /// What a partition must be, written from the contract.
 #[derive(Default)]
 struct Model {
@@ -36,6 +62,8 @@ struct Model {
     promised: usize,
     /// So many were cut back to, if that was begun and not known to be done.
     cutting: Option<usize>,
+    /// The log start: what was asked for, or found.
+    start: usize,
     /// The batch that the producer sent last, and whether it was acked.
     last: Option<(i32, Vec<u64>)>,
     next_sequence: i32,
@@ -58,27 +86,61 @@ impl Model {
         self.cutting = None;
     }
 
-    /// After a crash: `found` must be what was promised, and nothing that never was.
-    fn recover(&mut self, found: &[u64]) {
+    /// What was appended and not written is gone.
+    fn take_back(&mut self, to: usize) {
+        let promised = self.promised;
+        assert!(to >= promised, "what was promised was taken back");
+        self.cut(to);
+        self.promised = promised;
+    }
+
+    /// Where `values` were appended, if they were.
+    fn place(&self, values: &[u64]) -> Option<usize> {
+        self.records.windows(values.len()).position(|w| w == values)
+    }
+
+    /// After a crash: `found` from `start` on must be what was promised, and nothing that never was.
+    fn recover(&mut self, start: usize, found: &[u64], retains: bool) {
+        assert!(
+            start <= self.start || retains,
+            "the log start moved from {} to {start}",
+            self.start
+        );
+        let end = start + found.len();
         let floor = self.promised.min(self.cutting.unwrap_or(usize::MAX));
-        assert!(found.len() >= floor, "lost: {} of {floor} promised records", found.len());
-        assert!(found.len() <= self.records.len(), "invented: {found:?}");
-        assert_eq!(found, &self.records[..found.len()], "not what was written");
-        let whole = found.is_empty() || self.ends.contains(&found.len());
-        assert!(whole, "half a batch: the log ends at {}", found.len());
-        self.cut(found.len());
-        self.promised = found.len();
+        assert!(end >= floor, "lost: the log ends at {end}, and {floor} records were promised");
+        assert!(end <= self.records.len(), "invented: {found:?}");
+        assert_eq!(found, &self.records[start..end], "not what was written");
+        let whole = found.is_empty() || self.ends.contains(&end);
+        assert!(whole, "half a batch: the log ends at {end}");
+        self.cut(end);
+        (self.start, self.promised) = (start, end);
     }
 }
 
-type Models = Rc<RefCell<Vec<Model>>>;
+/// What outlives a process.
+#[derive(Default)]
+struct Known {
+    models: Vec<Model>,
+    /// The directory's id, once a start has succeeded.
+    directory: Option<TopicId>,
+}
+
+type Models = Rc<RefCell<Known>>;
 
 /// Why a session ended before its time.
-struct Failed(String);
+struct Failed {
+    why: String,
+    /// The partition, or the core, takes no writes any more.
+    is_fatal: bool,
+}
 
-impl<E: std::error::Error> From<E> for Failed {
+impl<E: std::error::Error + 'static> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        let any: &dyn std::error::Error = &error;
+        let is_fatal = matches!(any.downcast_ref(), Some(AppendError::Failed(_)))
+            || matches!(any.downcast_ref(), Some(ReachError::Failed(_)));
+        Self { why: error.to_string(), is_fatal }
     }
 }
 
@@ -105,7 +167,7 @@ struct Session {
     io: Sim,
     shard: Shard<Sim>,
     models: Models,
-    config: LogConfig,
+    seed: u64,
 }
 
 impl Session {
@@ -114,7 +176,6 @@ impl Session {
     }
 
     async fn open(io: Sim, models: Models, seed: u64) -> Result<Self, Failed> {
-        let config = config(seed);
         // The smallest goes round many times, and takes few batches at a time.
         let journal_bytes = [4 << 10, 16 << 10, 64 << 10][usize::try_from(seed / 9 % 3).unwrap()];
         let options = sim::Options { journal_bytes, ..sim::Options::default() };
@@ -123,29 +184,33 @@ impl Session {
         for p in &report.partitions {
             assert!(p.fenced.is_none(), "{}: {:?}", p.partition, p.fenced);
         }
-        let session = Self { io, shard, models, config };
+        let session = Self { io, shard, models, seed };
+        let directory = session.shard.directory_id();
+        let known = session.models.borrow_mut().directory.replace(directory);
+        assert!(known.is_none_or(|id| id == directory), "the directory has another id");
         for p in 0..usize::try_from(PARTITIONS).unwrap() {
             let partition = session.partition(p).await?;
             let marks = partition.marks();
             assert_eq!(marks.high_watermark, marks.written, "all that recovery kept is durable");
-            let found = session.read(&partition, Offset::ZERO).await?;
-            assert_eq!(i64::try_from(found.len()).unwrap(), marks.written.0);
-            session.models.borrow_mut()[p].recover(&found);
+            let found = session.read(&partition, marks.log_start).await?;
+            let start = usize::try_from(marks.log_start.0).unwrap();
+            assert_eq!(i64::try_from(start + found.len()).unwrap(), marks.written.0);
+            let retains = config(seed, p).retention_bytes >= 0;
+            session.models.borrow_mut().models[p].recover(start, &found, retains);
         }
         Ok(session)
     }
 
     async fn partition(&self, p: usize) -> Result<Partition<Sim>, Failed> {
-        let name = name(p);
+        let (name, config) = (name(p), config(self.seed, p));
         if let Some(partition) = self.shard.partition(&name) {
-            partition.configure(self.config.clone());
+            partition.configure(config);
             return Ok(partition);
         }
         // It may be gone only if nothing in it was ever promised.
-        assert_eq!(self.models.borrow()[p].promised, 0, "{name} is gone");
+        assert_eq!(self.models.borrow().models[p].promised, 0, "{name} is gone");
         let id = TopicId([u8::try_from(p).unwrap() + 1; 16]);
-        let created = self.shard.create(&name, id, LeaderEpoch(0), self.config.clone()).await;
-        Ok(created?)
+        Ok(self.shard.create(&name, id, LeaderEpoch(0), config).await?)
     }
 
     /// All records from `from` to the high watermark, read in pieces of random size.
@@ -180,21 +245,46 @@ impl Session {
         for _ in 0..ops {
             let p = usize::try_from(self.pick(u64::try_from(PARTITIONS).unwrap())).unwrap();
             let partition = self.partition(p).await?;
-            match self.pick(20) {
-                0..=7 => self.append(p, &partition, false).await?,
-                8..=11 => self.append(p, &partition, true).await?,
+            // A producer's state may go with the records that retention takes.
+            let retries = config(self.seed, p).retention_bytes < 0;
+            match self.pick(24) {
+                8..=11 if retries => self.append(p, &partition, true).await?,
+                0..=11 => self.append(p, &partition, false).await?,
                 12..=13 => self.retry(p, &partition).await?,
                 14..=15 => self.look(p, &partition).await?,
                 16 => self.cut(p, &partition).await?,
-                17 => self.shard_checkpoint().await,
+                17 => self.io.sleep(Duration::from_secs(self.pick(40))).await,
+                18 => self.trim(p, &partition),
+                19 if Disk::of(self.seed).fills_up() => self.fill_up().await,
                 _ => self.io.sleep(Duration::from_millis(self.pick(20))).await,
             }
         }
         Ok(())
     }
 
-    async fn shard_checkpoint(&self) {
-        self.io.sleep(Duration::from_secs(self.pick(40))).await;
+    /// Leaves little room on the disk, or as much as anybody wants.
+    async fn fill_up(&self) {
+        let disk = self.io.disk();
+        if self.pick(2) == 0 {
+            disk.set_capacity(disk.used_bytes() + self.pick(30 << 10));
+        } else {
+            disk.set_capacity(1 << 40);
+            // Until a checkpoint that waited for room has succeeded.
+            self.io.sleep(Duration::from_secs(3)).await;
+        }
+    }
+
+    /// Moves the log start, but not past what the producer may send again.
+    fn trim(&self, p: usize, partition: &Partition<Sim>) {
+        let mut known = self.models.borrow_mut();
+        let model = &mut known.models[p];
+        let place = model.last.as_ref().and_then(|(_, values)| model.place(values));
+        let high = usize::try_from(partition.marks().high_watermark.0).unwrap();
+        let most = place.unwrap_or(high).min(high);
+        let to = usize::try_from(self.pick(most as u64 + 1)).unwrap();
+        let start = partition.trim(Offset(i64::try_from(to).unwrap())).unwrap();
+        model.start = usize::try_from(start.0).unwrap();
+        assert!(model.start >= to, "the log start is {start}, and was moved to {to}");
     }
 
     async fn append(
@@ -206,8 +296,8 @@ impl Session {
         let count = 1 + self.pick(4);
         let values: Vec<u64> = (0..count).map(|_| self.io.random()).collect();
         let producer = idempotent.then(|| {
-            let mut models = self.models.borrow_mut();
-            let model = &mut models[p];
+            let mut known = self.models.borrow_mut();
+            let model = &mut known.models[p];
             let sequence = model.next_sequence;
             model.next_sequence += i32::try_from(count).unwrap();
             model.last = Some((sequence, values.clone()));
@@ -218,7 +308,7 @@ impl Session {
 
     /// The producer's last batch once more: it must be in the log once.
     async fn retry(&self, p: usize, partition: &Partition<Sim>) -> Result<(), Failed> {
-        let last = self.models.borrow()[p].last.clone();
+        let last = self.models.borrow().models[p].last.clone();
         match last {
             Some((sequence, values)) => self.send(p, partition, &values, Some((p, sequence))).await,
             None => Ok(()),
@@ -234,25 +324,29 @@ impl Session {
     ) -> Result<(), Failed> {
         let bytes = usize::try_from(self.pick(400)).unwrap();
         let batch = batch(values, bytes, producer, self.io.timestamp());
-        let known = self.models.borrow()[p].records.windows(values.len()).any(|w| w == values);
+        if Disk::of(self.seed).fills_up() {
+            // What was staged before is written, or taken back, by the end of the turn.
+            self.io.sleep(Duration::from_millis(1)).await;
+            self.rolled_back(p, partition);
+        }
+        let known = self.models.borrow().models[p].place(values).is_some();
         if !known {
             // Before the call: the machine may stop inside it.
-            self.models.borrow_mut()[p].append(values);
+            self.models.borrow_mut().models[p].append(values);
         }
         let span = match partition.append(&batch) {
             Ok(span) => span,
             Err(AppendError::Full) => {
+                assert!(Disk::of(self.seed).fills_up(), "nothing is full");
                 self.rolled_back(p, partition);
                 return Ok(());
             }
             // After a cut the producer's earlier batch may be gone, and this one out of sequence.
             Err(AppendError::Producer(_)) => {
                 assert!(!known, "a duplicate was refused");
-                let kept = self.models.borrow()[p].records.len() - values.len();
-                let mut models = self.models.borrow_mut();
-                let promised = models[p].promised;
-                models[p].cut(kept);
-                models[p].promised = promised;
+                let mut known = self.models.borrow_mut();
+                let kept = known.models[p].records.len() - values.len();
+                known.models[p].take_back(kept);
                 return Ok(());
             }
             Err(error @ AppendError::Failed(_)) => return Err(error.into()),
@@ -260,7 +354,8 @@ impl Session {
         };
         assert_eq!(span.duplicate, known, "a duplicate is known by its sequence, and only that");
         let at = usize::try_from(span.base.0).unwrap();
-        let there = self.models.borrow()[p].records.get(at..at + values.len()) == Some(values);
+        let there =
+            self.models.borrow().models[p].records.get(at..at + values.len()) == Some(values);
         assert!(there, "appended at {at}, which is not behind what was appended before");
         if self.pick(2) == 0 { self.ack(p, partition, &span).await } else { Ok(()) }
     }
@@ -270,8 +365,9 @@ impl Session {
             [Mark::Appended, Mark::Durable, Mark::High][usize::try_from(self.pick(3)).unwrap()];
         match partition.reach(mark, span).await {
             Ok(()) if mark == Mark::Appended => Ok(()),
+            Ok(()) if mark == Mark::High && config(self.seed, p).write_caching => Ok(()),
             Ok(()) => {
-                self.models.borrow_mut()[p].promise(span.end);
+                self.models.borrow_mut().models[p].promise(span.end);
                 Ok(())
             }
             Err(ReachError::Full) => {
@@ -285,22 +381,27 @@ impl Session {
     /// The disk was full: what was not written is gone.
     fn rolled_back(&self, p: usize, partition: &Partition<Sim>) {
         let written = usize::try_from(partition.marks().written.0).unwrap();
-        let mut models = self.models.borrow_mut();
-        let promised = models[p].promised;
-        assert!(written >= promised, "a full disk took back what was promised");
-        models[p].cut(written);
-        models[p].promised = promised;
+        self.models.borrow_mut().models[p].take_back(written);
     }
 
     async fn look(&self, p: usize, partition: &Partition<Sim>) -> Result<(), Failed> {
-        let high = partition.marks().high_watermark;
-        let from = Offset(i64::try_from(self.pick(u64::try_from(high.0).unwrap() + 1)).unwrap());
-        let found = self.read(partition, from).await?;
-        let mut models = self.models.borrow_mut();
+        let marks = partition.marks();
+        let (start, high) = (marks.log_start, marks.high_watermark);
+        let from =
+            start.plus(i64::try_from(self.pick(high.since(start).unsigned_abs() + 1)).unwrap());
+        let found = match self.read(partition, from).await {
+            // Retention came in between.
+            Err(_) if partition.marks().log_start > from => return Ok(()),
+            found => found?,
+        };
+        let mut known = self.models.borrow_mut();
+        let model = &mut known.models[p];
         let at = usize::try_from(from.0).unwrap();
-        assert_eq!(models[p].records.get(at..at + found.len()), Some(&found[..]), "read from {at}");
-        // Whatever anybody has seen must be there for ever.
-        models[p].promise(from.plus(i64::try_from(found.len()).unwrap()));
+        assert_eq!(model.records.get(at..at + found.len()), Some(&found[..]), "read from {at}");
+        // Whatever anybody has seen must be there for ever; but the page cache is no promise.
+        if !config(self.seed, p).write_caching {
+            model.promise(from.plus(i64::try_from(found.len()).unwrap()));
+        }
         Ok(())
     }
 
@@ -308,25 +409,40 @@ impl Session {
         if self.pick(4) > 0 {
             return Ok(());
         }
+        let start = partition.marks().log_start;
         let to = {
-            let models = self.models.borrow();
-            let ends = &models[p].ends;
+            let known = self.models.borrow();
+            let ends: Vec<_> =
+                known.models[p].ends.iter().filter(|end| **end as i64 >= start.0).collect();
             let i = usize::try_from(self.pick(ends.len() as u64 + 1)).unwrap();
-            i.checked_sub(1).map_or(0, |i| ends[i])
+            i.checked_sub(1).map_or(usize::try_from(start.0).unwrap(), |i| *ends[i])
         };
-        self.models.borrow_mut()[p].cutting = Some(to);
+        self.models.borrow_mut().models[p].cutting = Some(to);
         let offset = Offset(i64::try_from(to).unwrap());
-        self.shard.truncate(partition, offset).await?;
-        self.models.borrow_mut()[p].cut(to);
-        Ok(())
+        match self.shard.truncate(partition, offset).await {
+            // A log start may lie inside a batch; and retention may have moved it.
+            Err(TruncateError::InsideBatch { .. } | TruncateError::BelowStart { .. }) => {
+                self.models.borrow_mut().models[p].cutting = None;
+                Ok(())
+            }
+            done => {
+                done?;
+                self.models.borrow_mut().models[p].cut(to);
+                Ok(())
+            }
+        }
     }
 }
 
-fn config(seed: u64) -> LogConfig {
+fn config(seed: u64, p: usize) -> LogConfig {
     let mut config = LogConfig::default();
     config.segment_bytes = [2 << 10, 8 << 10, 64 << 10][usize::try_from(seed % 3).unwrap()];
     config.index_interval_bytes = [0, 200, 4096][usize::try_from(seed / 3 % 3).unwrap()];
     config.retention_ms = -1;
+    if p == 1 && (seed / 27).is_multiple_of(4) {
+        config.retention_bytes = 4 << 10;
+    }
+    config.write_caching = p == 2 && (seed / 27) % 4 == 1;
     config
 }
 
@@ -349,13 +465,19 @@ fn replay(seed: u64) {
 
 fn live(world: &mut World, seed: u64) {
     let models: Models = Rc::default();
-    models.borrow_mut().resize_with(usize::try_from(PARTITIONS).unwrap(), Model::default);
+    models.borrow_mut().models.resize_with(usize::try_from(PARTITIONS).unwrap(), Model::default);
+    let disk = Disk::of(seed);
     for session in 0..SESSIONS {
-        // The odd seeds live on a disk that fails now and then.
-        let is_faulty = seed % 2 == 1;
-        world.set_faults(if is_faulty { Faults::swarm(seed) } else { Faults::none() });
+        let mut faults = match disk {
+            Disk::Good | Disk::Full => Faults::none(),
+            Disk::Failing | Disk::Both => Faults::swarm(seed),
+        };
         let n = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20).wrapping_add(session as u64 * 77)
             % 400;
+        if disk.fills_up() && n.is_multiple_of(3) {
+            faults.capacity_bytes = world.disk().used_bytes() + (n << 10);
+        }
+        world.set_faults(faults);
         if session + 1 < SESSIONS {
             world.stop_after(n, if n.is_multiple_of(4) { End::Killed } else { End::PowerCut });
         } else {
@@ -372,9 +494,16 @@ fn live(world: &mut World, seed: u64) {
             Ok::<(), Failed>(())
         });
         match outcome {
-            Outcome::Done(Err(Failed(why))) if !is_faulty => panic!("without a fault: {why}"),
+            Outcome::Done(Err(Failed { why, .. })) if disk == Disk::Good => {
+                panic!("without a fault: {why}")
+            }
+            Outcome::Done(Err(Failed { why, is_fatal: true })) if disk == Disk::Full => {
+                panic!("a full disk is no reason to fail: {why}")
+            }
             Outcome::Done(_) | Outcome::Stopped(_) => {}
             Outcome::Stuck => panic!("stuck: every task waits"),
+            // Where there is no room a promise may be long in coming.
+            Outcome::Late if disk.fills_up() => {}
             Outcome::Late => panic!("hung"),
         }
         if (seed / 2).is_multiple_of(2) {
@@ -385,8 +514,9 @@ fn live(world: &mut World, seed: u64) {
     }
     let mine = Rc::clone(&models);
     world.crash();
+    world.set_faults(Faults::none());
     let last = world.boot(move |io| async move { Session::open(io, mine, seed).await.map(drop) });
-    if let Err(Failed(why)) = last.done() {
+    if let Err(Failed { why, .. }) = last.done() {
         panic!("the last start failed on a disk without faults: {why}");
     }
 }

@@ -180,7 +180,8 @@ pub(crate) async fn recover<I: Io>(
         log.rebuild_epochs()?;
     }
     log.epochs_dirty |= log.epochs.truncate_from_end(expected);
-    let start = facts.log_start.max(log.first_base()).min(expected.max(facts.log_start));
+    // Only what is fenced can end before its start.
+    let start = facts.log_start.max(log.first_base()).min(expected);
     log.epochs_dirty |= log.epochs.truncate_from_start(start);
     Ok(Recovered { log, start, end: expected, cut_bytes, fence })
 }

@@ -351,9 +351,13 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
         return cut(io, &partition.dir, item);
     }
     facts.floor = facts.floor.max(item.end);
-    if item.kind == Kind::Bytes && item.end > facts.recovery_point && item.end > facts.log_start {
+    if item.kind == Kind::Bytes && item.end > facts.recovery_point {
         let path = names::log(&partition.dir, item.segment);
         let file = match io.open(&path, OpenMode::Write) {
+            // It was let go.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && item.end <= facts.log_start => {
+                return Ok(());
+            }
             // The segment's name was not synced yet; its bytes are here.
             Err(e) if e.kind() == io::ErrorKind::NotFound => io.open(&path, OpenMode::Create)?,
             opened => opened?,
