@@ -354,8 +354,8 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
     if item.kind == Kind::Bytes && item.end > facts.recovery_point {
         let path = names::log(&partition.dir, item.segment);
         let file = match io.open(&path, OpenMode::Write) {
-            // It was let go.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && item.end <= facts.log_start => {
+            // It was let go: what came before these bytes is nowhere.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && item.position > 0 => {
                 return Ok(());
             }
             // The segment's name was not synced yet; its bytes are here.
