@@ -6,7 +6,7 @@
 //!    journal begun anew: a crash before that finds everything as it was.
 
 use super::{CLEAN_SHUTDOWN, Inner, Settings, Shard};
-use crate::checkpoint::{self, Checkpoint, read_file, replace_file, write_all};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, read_file, replace_file, write_all};
 use crate::futures::{Latch, Signal, join_all};
 use crate::io::{File, Io, OpenMode};
 use crate::journal::entry::{Item, Kind};
@@ -225,15 +225,17 @@ fn find_partitions<I: Io>(
     was_clean: bool,
     on_event: &OnEvent,
 ) -> io::Result<BTreeMap<(TopicId, i32), Found>> {
-    let warn = |what: String| on_event(&Event::Warning { what });
-    let points = checkpoint::read(io, &dir.join(checkpoint::RECOVERY_POINTS)).unwrap_or_else(|e| {
-        warn(format!("{}: {e}; every log is scanned", checkpoint::RECOVERY_POINTS));
-        Checkpoint::new()
-    });
-    let starts = checkpoint::read(io, &dir.join(checkpoint::LOG_STARTS)).unwrap_or_else(|e| {
-        warn(format!("{}: {e}; logs start at their first segment", checkpoint::LOG_STARTS));
-        Checkpoint::new()
-    });
+    // What is damaged can be done without; what cannot be read now may be there at the next start.
+    let read = |name: &str, otherwise: &str| match checkpoint::read(io, &dir.join(name)) {
+        Err(CheckpointError::Io(error)) => Err(error),
+        Err(error) => {
+            on_event(&Event::Warning { what: format!("{name}: {error}; {otherwise}") });
+            Ok(Checkpoint::new())
+        }
+        Ok(checkpoint) => Ok(checkpoint),
+    };
+    let points = read(checkpoint::RECOVERY_POINTS, "every log is scanned")?;
+    let starts = read(checkpoint::LOG_STARTS, "logs start at their first segment")?;
     let mut found = BTreeMap::new();
     for entry in io.list(dir)?.into_iter().filter(|entry| entry.is_dir) {
         let path = dir.join(&entry.name);
@@ -254,7 +256,8 @@ fn find_partitions<I: Io>(
             if empty {
                 io.remove_dir(&path)?;
             } else {
-                warn(format!("{name} has records and no {}: left as it is", names::METADATA));
+                let what = format!("{name} has records and no {}: left as it is", names::METADATA);
+                on_event(&Event::Warning { what });
             }
             continue;
         };
