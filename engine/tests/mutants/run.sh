@@ -4,17 +4,20 @@
 #
 #   engine/tests/mutants/run.sh [NAME...]      all of them, or those named
 #
-# SEEDS (2000) is how many the simulation may try; CARGO_TARGET_DIR is where it is built.
+# SEEDS (2000) is how many the simulation may try; CARGO_TARGET_DIR is where it is built, beside
+# what `cargo sim` has built already. Ends with a line `N passed, N failed`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 seeds=${SEEDS:-2000}
-copy=$(mktemp -d)
-trap 'rm -rf "$copy"' EXIT
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/mutants}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
 
-# The engine alone: a workspace of one, with the versions that the whole one has.
+# The engine alone: a workspace of one, with the versions that the whole one has. Always in the same
+# place, so that one build takes the place of the last.
+copy=$CARGO_TARGET_DIR/mutants
+rm -rf "$copy"
+mkdir -p "$copy"
 sed 's|^members = .*|members = ["engine"]|' "$root/Cargo.toml" >"$copy/Cargo.toml"
 cp "$root/Cargo.lock" "$copy/"
 cp -r "$root/engine" "$copy/engine"
@@ -25,31 +28,37 @@ else
     names=("${@/%/.patch}")
 fi
 
+cargo=(cargo test --quiet --offline --profile sim -p kariz-engine --test simulation)
+passed=0
 failed=0
+miss() {
+    echo "$1: $2"
+    failed=$((failed + 1))
+}
 for patch in "${names[@]}"; do
     name=${patch%.patch}
     if ! patch -d "$copy" -p1 --quiet --no-backup-if-mismatch <"$here/$patch"; then
-        echo "$name: the patch no longer applies: plant the bug anew" >&2
-        exit 1
+        miss "$name" "the patch no longer applies: plant the bug anew"
+        rm -rf "$copy/engine" && cp -r "$root/engine" "$copy/engine"
+        continue
     fi
-    cargo=(cargo test --quiet --offline --profile sim -p kariz-engine --test simulation)
     if ! (cd "$copy" && "${cargo[@]}" --no-run) >"$copy/log" 2>&1; then
-        cat "$copy/log" >&2
-        echo "$name: does not compile" >&2
-        exit 1
-    fi
-    if (cd "$copy" && KARIZ_SEEDS=$seeds "${cargo[@]}") >"$copy/log" 2>&1; then
-        echo "$name: NOT FOUND in $seeds seeds"
-        failed=1
+        cat "$copy/log"
+        miss "$name" "does not compile"
+    elif (cd "$copy" && KARIZ_SEEDS=$seeds "${cargo[@]}") >"$copy/log" 2>&1; then
+        miss "$name" "NOT FOUND in $seeds seeds"
     else
         seed=$(sed -n 's/.*replay: KARIZ_SEED=\([0-9]*\).*/\1/p' "$copy/log" | sort -n | head -1)
-        # A failure without a seed is not the simulation's.
-        if [ -z "$seed" ]; then
-            cat "$copy/log" >&2
-            exit 1
+        if [ -n "$seed" ]; then
+            echo "$name: found by seed $seed"
+            passed=$((passed + 1))
+        else
+            # A failure without a seed is not the simulation's.
+            cat "$copy/log"
+            miss "$name" "failed without a seed"
         fi
-        echo "$name: found by seed $seed"
     fi
     patch -d "$copy" -p1 --quiet -R <"$here/$patch"
 done
-exit "$failed"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
