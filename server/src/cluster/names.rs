@@ -35,6 +35,13 @@ pub(crate) fn check(name: &str) -> Result<(), NameError> {
     }
 }
 
+/// Whether two topics would have metrics of one name, in which `.` becomes `_`. Source: Kafka's
+/// `Topic.hasCollision`; its tools and exporters are why nobody wants both.
+pub(crate) fn collide(a: &str, b: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a == b || matches!((a, b), (b'.', b'_') | (b'_', b'.'));
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(same)
+}
+
 /// Whether clients should leave the topic alone.
 pub(crate) fn is_internal(name: &str) -> bool {
     INTERNAL.contains(&name)
@@ -51,6 +58,16 @@ mod tests {
         }
         for bad in ["", ".", "..", "a/b", "../x", "a b", "\u{e4}", "a\0", &"x".repeat(250)] {
             assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_collide_on_dots_and_underscores_alone() {
+        for (a, b) in [("a.b", "a_b"), ("a_b", "a.b"), ("..x_", "__x."), ("same", "same")] {
+            assert!(collide(a, b), "{a} {b}");
+        }
+        for (a, b) in [("a.b", "a-b"), ("a.b", "ab"), ("a.", "a"), ("a.b", "A_b"), ("a", "")] {
+            assert!(!collide(a, b), "{a} {b}");
         }
     }
 }

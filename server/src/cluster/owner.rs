@@ -69,18 +69,31 @@ impl<I: Io> Owner<I> {
         for topic in &topics {
             *times.entry(&topic.name).or_default() += 1;
         }
+        // As Kafka: all or nothing of a request, so that one cannot fill the cluster.
+        let asked = |topic: &NewTopic| match (topic.assignments.len(), topic.partitions) {
+            (0, BY_DEFAULT) => self.config.num_partitions,
+            (0, partitions) => partitions,
+            (assigned, _) => i32_from(assigned),
+        };
+        let all: i64 = topics.iter().map(|topic| i64::from(asked(topic).max(0))).sum();
+        if topics.len() > 1 && all > i64::from(PARTITIONS_MAX) {
+            let why = format!("{all} partitions in one request: it may have {PARTITIONS_MAX}");
+            let error = TopicError::new(ErrorCode::PolicyViolation, why);
+            return Ok(topics.iter().map(|_| Err(error.clone())).collect());
+        }
         let mut placed = self.image.borrow().topics().map(|t| t.partitions().len()).sum();
-        let (mut groups, mut results) = (Vec::new(), Vec::new());
+        let (mut groups, mut results, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for topic in &topics {
             if times.get(&*topic.name).is_some_and(|n| *n > 1) {
                 let why = "the topic is named more than once";
                 results.push(Err(TopicError::new(ErrorCode::InvalidRequest, why)));
                 continue;
             }
-            let planned = self.plan(topic, placed);
+            let planned = self.plan(topic, placed, &names);
             results.push(planned.map(|(created, group)| {
                 placed += usize::try_from(created.partitions).unwrap_or(0);
                 groups.push(group);
+                names.push(&*topic.name);
                 created
             }));
         }
@@ -154,8 +167,13 @@ impl<I: Io> Owner<I> {
     }
 
     /// Checks a topic, and says what it will be and the records that make it. `placed` partitions
-    /// exist before it.
-    fn plan(&self, topic: &NewTopic, placed: usize) -> Result<(Created, Vec<Record>), TopicError> {
+    /// exist before it, and the topics `planned` are made with it.
+    fn plan(
+        &self,
+        topic: &NewTopic,
+        placed: usize,
+        planned: &[&str],
+    ) -> Result<(Created, Vec<Record>), TopicError> {
         let error = |code, why: String| Err(TopicError::new(code, why));
         if let Err(why) = names::check(&topic.name) {
             return error(ErrorCode::InvalidTopicException, why.to_string());
@@ -164,6 +182,12 @@ impl<I: Io> Owner<I> {
         if image.topic(&topic.name).is_some() {
             let why = format!("topic `{}` exists already", topic.name);
             return error(ErrorCode::TopicAlreadyExists, why);
+        }
+        let mut others = image.topics().map(|topic| &*topic.name).chain(planned.iter().copied());
+        if let Some(other) = others.find(|other| names::collide(other, &topic.name)) {
+            let why =
+                format!("topic `{}` collides with `{other}`: metrics name both alike", topic.name);
+            return error(ErrorCode::InvalidTopicException, why);
         }
         let leaders = self.place(&image, topic, placed)?;
         let (configs, values) = self.check_configs(topic)?;

@@ -4,7 +4,7 @@ use super::common::{batch, builder, now, produce_request, sequenced, values, wir
 use super::{client, topic};
 use bytes::Bytes;
 use kariz_engine::batch::{Batch, Codec};
-use kariz_engine::types::Timestamp;
+use kariz_engine::types::{ProducerEpoch, ProducerId, Sequence, Timestamp};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::messages::fetch::FetchPartition;
 use kariz_protocol::messages::init_producer_id;
@@ -84,6 +84,15 @@ fn produce_refuses_what_is_no_good_batch() {
             ErrorCode::InvalidRecord,
         ),
         ("two hours ahead", late(7_200_000), ErrorCode::InvalidTimestamp),
+        (
+            "a transaction that nobody began",
+            Some(wire(
+                builder(&["x"])
+                    .producer(ProducerId(5), ProducerEpoch(0), Sequence(0))
+                    .transactional(),
+            )),
+            ErrorCode::InvalidTxnState,
+        ),
         ("a transaction", Some(wire(builder(&["x"]).transactional())), ErrorCode::InvalidRecord),
     ];
     for (case, records, error) in cases {
@@ -177,6 +186,18 @@ fn a_batch_has_the_size_that_its_topic_allows() {
     assert_eq!(c.create_with("short", 1, &set).error, ErrorCode::None);
     let large = "x".repeat(1_200_000);
     assert_eq!(c.produce("short", 0, batch(&[&large])).error, ErrorCode::RecordListTooLarge);
+}
+
+#[test]
+fn a_compacted_topic_wants_keys() {
+    let mut c = client();
+    assert_eq!(
+        c.create_with("compacted", 1, &[("cleanup.policy", "compact")]).error,
+        ErrorCode::None
+    );
+    assert_eq!(c.produce("compacted", 0, batch(&["x"])).error, ErrorCode::InvalidRecord);
+    let keyed = wire(Batch::build().record(Some(b"k"), Some(b"x"), &[], now()));
+    assert_eq!(c.produce("compacted", 0, keyed).error, ErrorCode::None);
 }
 
 #[test]

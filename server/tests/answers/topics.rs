@@ -59,6 +59,7 @@ fn topics_are_made_on_the_way_if_all_agree() {
 fn create_topics_refuses() {
     let mut c = client();
     topic(&mut c, "exists");
+    topic(&mut c, "with.dot_s");
     let base = || create_topics::CreatableTopic {
         name: "created".to_owned(),
         num_partitions: 1,
@@ -88,6 +89,7 @@ fn create_topics_refuses() {
     let cases = [
         ("exists", named("exists"), ErrorCode::TopicAlreadyExists),
         ("bad name", named("a/b"), ErrorCode::InvalidTopicException),
+        ("collides", named("with_dot.s"), ErrorCode::InvalidTopicException),
         ("metadata", named("__cluster_metadata"), ErrorCode::InvalidTopicException),
         (
             "0 partitions",
@@ -137,6 +139,22 @@ fn create_topics_refuses() {
     };
     let answer = c.call(7, &request);
     assert!(answer.topics.iter().all(|topic| topic.error == ErrorCode::InvalidRequest));
+    // More partitions in one request than the cluster's log takes at once: none of it.
+    let many = ["m0", "m1", "m2"];
+    let many =
+        many.map(|name| create_topics::CreatableTopic { num_partitions: 4000, ..named(name) });
+    let request =
+        create_topics::Request { topics: many.into(), timeout_ms: 1000, validate_only: true };
+    let answer = c.call(7, &request);
+    assert!(answer.topics.iter().all(|topic| topic.error == ErrorCode::PolicyViolation));
+    // Of two that collide the first is made.
+    let request = create_topics::Request {
+        topics: vec![named("pair_x"), named("pair.x")],
+        timeout_ms: 1000,
+        validate_only: false,
+    };
+    let errors: Vec<_> = c.call(7, &request).topics.iter().map(|topic| topic.error).collect();
+    assert_eq!(errors, [ErrorCode::None, ErrorCode::InvalidTopicException]);
     // Only looked at, not made.
     for _ in 0..2 {
         let request =
