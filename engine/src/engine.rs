@@ -1,19 +1,16 @@
 //! The engine: one pinned thread a core, each running a shard, and the ways to reach them.
 
 mod directory;
-mod handle;
 
 pub use directory::OpenError;
-pub use handle::{Closed, Handle};
 
 use crate::io::Io as _;
 use crate::io::uring::Uring;
 use crate::partition::Event;
 use crate::partition::core::OnEvent;
-use crate::shard::{RecoveryReport, Settings, Shard};
+use crate::shard::{Closed, Handle, Job, Mailbox, RecoveryReport, Settings, Shard};
 use crate::types::{ShardId, TopicPartition};
 use directory::Directory;
-use handle::{Job, Mailbox};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;

@@ -21,11 +21,11 @@
 //! | `checkpoint` | Kafka's text files of offsets, and replacing a small file whole |
 //! | `journal` | the circle of entries, its replay |
 //! | `producer` | sequences of idempotent producers, their snapshots |
-//! | `log` | segments: append, read, truncate, retain; `recover` is a decision table |
-//! | `partition` | watermarks, staging, waiters, reads; what one core's partitions share |
-//! | `shard` | one core: group commit, checkpoints, retention, opening and closing |
+//! | `log` | segments: staging, append, read, truncate, retain; `recover` is a decision table |
+//! | `partition` | watermarks, waiters, reads; what one core's partitions share |
+//! | `shard` | one core: group commit, checkpoints, retention, opening and closing, its mailbox |
 //! | [`sim`] | opening a core on the simulated machine |
-//! | `engine` | threads, the data directory, and reaching a core from any thread |
+//! | `engine` | threads, and the data directory |
 //!
 //! # Invariants
 //!
@@ -82,14 +82,14 @@ pub mod types;
 
 pub use batch::Batch;
 pub use config::LogConfig;
-pub use engine::{AppError, Closed, Config, Engine, Handle, OpenError, Recovery, ShutdownError};
+pub use engine::{AppError, Config, Engine, OpenError, Recovery, ShutdownError};
 pub use log::TruncateError;
 pub use partition::{
     AppendError, Event, Found, Mark, Marks, Partition, Reach, ReachError, ReadError, Slice, Span,
     TrimError, Want,
 };
 pub use producer::ProducerError;
-pub use shard::{CreateError, PartitionRecovery, RecoveryReport, Shard};
+pub use shard::{Closed, CreateError, Handle, PartitionRecovery, RecoveryReport, Shard};
 pub use types::{
     Instant, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, ShardId, Timestamp, TopicId,
     TopicPartition,

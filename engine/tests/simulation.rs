@@ -409,13 +409,12 @@ impl Session {
         if self.pick(4) > 0 {
             return Ok(());
         }
-        let start = partition.marks().log_start;
+        let start = usize::try_from(partition.marks().log_start.0).unwrap();
         let to = {
             let known = self.models.borrow();
-            let ends: Vec<_> =
-                known.models[p].ends.iter().filter(|end| **end as i64 >= start.0).collect();
+            let ends: Vec<_> = known.models[p].ends.iter().filter(|end| **end >= start).collect();
             let i = usize::try_from(self.pick(ends.len() as u64 + 1)).unwrap();
-            i.checked_sub(1).map_or(usize::try_from(start.0).unwrap(), |i| *ends[i])
+            i.checked_sub(1).map_or(start, |i| *ends[i])
         };
         self.models.borrow_mut().models[p].cutting = Some(to);
         let offset = Offset(i64::try_from(to).unwrap());

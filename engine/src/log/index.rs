@@ -313,7 +313,8 @@ pub(crate) fn max_timestamp_in_files<I: Io>(
     let index = io.open(&names::index(dir, base), OpenMode::Read).ok()?;
     let times = io.open(&names::time_index(dir, base), OpenMode::Read).ok()?;
     let len = num::index(times.len().ok()?);
-    let last = (len / TIME_ENTRY_BYTES).checked_sub(1).filter(|_| len % TIME_ENTRY_BYTES == 0)?;
+    let last =
+        (len / TIME_ENTRY_BYTES).checked_sub(1).filter(|_| len.is_multiple_of(TIME_ENTRY_BYTES))?;
     let newest = time_entry(&times, last).ok()?;
     let rises = match last.checked_sub(1) {
         Some(before) => time_entry(&times, before).ok()?.rises_to(newest),

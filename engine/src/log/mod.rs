@@ -22,6 +22,7 @@ pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod retain;
 pub(crate) mod scan;
+pub(crate) mod staging;
 mod truncate;
 
 pub use truncate::TruncateError;
@@ -29,12 +30,11 @@ pub use truncate::TruncateError;
 use crate::futures::join_all;
 use crate::io::{File, Io, OpenMode};
 use crate::num;
-use crate::partition::staging::Staging;
-use crate::partition::watermarks::LogEnd;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use epochs::Epochs;
 use index::Index;
 use scan::ScanError;
+use staging::Staging;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -44,6 +44,17 @@ use std::rc::Rc;
 const PREALLOCATE_BYTES_MIN: u64 = 64 << 10;
 /// Ahead of the log end at most this much is allocated.
 const PREALLOCATE_BYTES_MAX: u64 = 16 << 20;
+
+/// The end of something in a log: an offset, and where its bytes end on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    /// The next offset.
+    pub(crate) offset: Offset,
+    /// The base offset of the segment that the bytes before it are in.
+    pub(crate) segment: Offset,
+    /// Where those bytes end in that segment's file.
+    pub(crate) position: u32,
+}
 
 /// When a segment is full. Kafka's names.
 #[derive(Clone, Copy, Debug)]

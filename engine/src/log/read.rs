@@ -5,10 +5,9 @@
 
 use super::index::{self, Index};
 use super::scan::{Found, Heads, ScanError};
-use super::{Limits, Log, Sealed, names};
+use super::{Limits, Log, LogEnd, Sealed, names};
 use crate::io::{File, Io, OpenMode};
 use crate::num;
-use crate::partition::watermarks::LogEnd;
 use crate::types::{Offset, Timestamp};
 use std::io;
 use std::path::PathBuf;

@@ -1,10 +1,9 @@
 //! Cutting a log back at its end.
 
 use super::scan::{Heads, ScanError};
-use super::{Active, Log, WriteError, names, note};
+use super::{Active, Log, LogEnd, WriteError, names, note};
 use crate::io::{File, Io};
 use crate::num;
-use crate::partition::watermarks::LogEnd;
 use crate::types::Offset;
 use std::io;
 

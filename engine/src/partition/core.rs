@@ -4,10 +4,10 @@
 //! The shard's tasks run it; partitions only put themselves on its lists.
 
 use super::Partition;
-use super::staging::Staging;
 use crate::futures::Signal;
 use crate::io::Io;
 use crate::journal::entry::Entry;
+use crate::log::staging::Staging;
 use crate::metrics::ShardMetrics;
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -14,7 +14,6 @@ pub(crate) mod core;
 mod error;
 mod reach;
 mod read;
-pub(crate) mod staging;
 mod upkeep;
 mod waiters;
 pub(crate) mod watermarks;
@@ -34,16 +33,16 @@ use crate::config::LogConfig;
 use crate::io::Io;
 use crate::io::uring::Uring;
 use crate::journal::entry::{Item, Kind};
-use crate::log::{Limits, Log, WriteError};
+use crate::log::staging::{StagedBatch, Staging};
+use crate::log::{Limits, Log, LogEnd, WriteError};
 use crate::num;
 use crate::producer::{Producers, Verdict};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
-use staging::{StagedBatch, Staging};
 use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use waiters::Waiters;
-use watermarks::{LogEnd, Watermarks};
+use watermarks::Watermarks;
 
 /// More than this is not staged: the write goes out within the turn.
 const STAGED_BYTES_MAX: usize = 256 << 10;

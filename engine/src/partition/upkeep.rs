@@ -1,12 +1,11 @@
 //! What the core's tasks do with a partition: commit, checkpoint, retain, truncate, delete.
 
-use super::watermarks::LogEnd;
 use super::{Event, Health, JOURNAL_BYTES_MAX, Membership, Partition, TrimError};
 use crate::checkpoint::{replace_file, write_all};
 use crate::io::{Io, OpenMode};
 use crate::journal::entry::{Entry, Item, Kind};
 use crate::log::retain::Retention;
-use crate::log::{Log, TruncateError, Unsynced, is_full, names};
+use crate::log::{Log, LogEnd, TruncateError, Unsynced, is_full, names};
 use crate::num;
 use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};

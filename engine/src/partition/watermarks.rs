@@ -5,18 +5,8 @@
 //! The floor is what a power cut cannot take back (`durable`), or, with `write.caching`, what
 //! is written. Only the shard ever sees `staged`.
 
+use crate::log::LogEnd;
 use crate::types::Offset;
-
-/// The end of something in a log: an offset, and where its bytes end on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LogEnd {
-    /// The next offset.
-    pub(crate) offset: Offset,
-    /// The base offset of the segment that the bytes before it are in.
-    pub(crate) segment: Offset,
-    /// Where those bytes end in that segment's file.
-    pub(crate) position: u32,
-}
 
 /// Where a partition's log begins and how far its records have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

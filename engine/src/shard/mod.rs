@@ -10,14 +10,16 @@
 mod adopt;
 mod checkpointing;
 mod commit;
+mod handle;
 mod open;
 
 pub(crate) use adopt::adopt;
 pub(crate) use checkpointing::CLEAN_SHUTDOWN;
+pub use handle::{Closed, Handle};
+pub(crate) use handle::{Job, Mailbox};
 pub use open::{PartitionRecovery, RecoveryReport};
 
 use crate::config::LogConfig;
-use crate::engine::Handle;
 use crate::futures::{Latch, Signal};
 use crate::io::Io;
 use crate::io::uring::Uring;

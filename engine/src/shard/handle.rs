@@ -1,6 +1,6 @@
 //! Reaching a core from any thread. For control traffic: nothing of this is on the data path.
 
-use crate::shard::Shard;
+use super::Shard;
 use crate::types::ShardId;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Closed;
 
 /// What a core is sent.
-pub(super) enum Job {
+pub(crate) enum Job {
     /// Something to do there.
     Run(Box<dyn FnOnce(Shard) + Send>),
     /// The end, once the apps have ended or the time is over.
     Stop(Duration),
 }
 
-pub(super) type Mailbox = mpsc::UnboundedReceiver<Job>;
+pub(crate) type Mailbox = mpsc::UnboundedReceiver<Job>;
 
 /// A way to every core of an engine. Cheap to clone, and at home on any thread.
 #[derive(Clone, Default)]
 pub struct Handle(Arc<[mpsc::UnboundedSender<Job>]>);
 
 impl Handle {
-    pub(super) fn new(cores: Vec<mpsc::UnboundedSender<Job>>) -> Self {
+    pub(crate) fn new(cores: Vec<mpsc::UnboundedSender<Job>>) -> Self {
         Self(cores.into())
     }
 
@@ -60,7 +60,7 @@ impl Handle {
         answered.await.map_err(|_| Closed)
     }
 
-    pub(super) fn send(
+    pub(crate) fn send(
         &self,
         shard: ShardId,
         job: Box<dyn FnOnce(Shard) + Send>,
@@ -69,7 +69,7 @@ impl Handle {
         core.send(Job::Run(job)).map_err(|_| Closed)
     }
 
-    pub(super) fn stop(&self, grace: Duration) {
+    pub(crate) fn stop(&self, grace: Duration) {
         for core in &*self.0 {
             // A core that has ended already is what is wanted.
             let _ended = core.send(Job::Stop(grace));
