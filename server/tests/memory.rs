@@ -87,3 +87,45 @@ fn who_does_not_read_is_not_read_from() {
     assert!(resident_bytes().saturating_sub(before) < 32 << 20);
     assert_eq!(c.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
 }
+
+/// A request for metadata of as many topics as fit in `bytes`, each of another name of three
+/// characters: what takes the most memory decoded and answered.
+fn metadata_of_many(bytes: usize) -> Vec<u8> {
+    const HEAD: usize = 10; // API, version, correlation id, no client id
+    let count = (bytes - HEAD - 5) / 5;
+    let mut frame = Vec::with_capacity(bytes + 4);
+    frame.extend(i32::try_from(HEAD + 5 + 5 * count).unwrap().to_be_bytes());
+    frame.extend([0, 3, 0, 4, 0, 0, 0, 1, 0xff, 0xff]);
+    frame.extend(i32::try_from(count).unwrap().to_be_bytes());
+    for n in 0..count {
+        let digits = [n, n / 90, n / 8100].map(|n| b'!' + u8::try_from(n % 90).unwrap());
+        frame.extend([0, 3]);
+        frame.extend(digits);
+    }
+    frame.push(0); // and none of them is to be made
+    frame
+}
+
+#[test]
+fn small_elements_do_not_multiply_what_64_may_hold() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Fixture::start(1);
+    let mut witness = fixture.client(0);
+    witness.create("t", 1);
+    let before = resident_bytes();
+    // Far too many for one request: not decoded.
+    let mut greedy = fixture.client(0);
+    let _ = greedy.stream.write_all(&metadata_of_many(8 << 20));
+    assert!(greedy.is_closed());
+    // As many as may be, from all at once; nobody reads an answer.
+    let frame = metadata_of_many(256 << 10);
+    let mut hostile: Vec<Client> = (0..64).map(|_| fixture.client(0)).collect();
+    for c in &mut hostile {
+        c.stream.write_all(&frame).unwrap();
+    }
+    for _ in 0..8 {
+        assert_eq!(witness.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+    }
+    let added = resident_bytes().saturating_sub(before);
+    assert!(added <= 64 << 20, "{} MiB", added >> 20);
+}

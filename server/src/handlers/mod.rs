@@ -33,6 +33,8 @@ pub(crate) enum Refusal {
     Request(#[from] DecodeError),
     #[error("{} version {version} is not served: see the answer to ApiVersions", .api.name())]
     Version { api: ApiKey, version: i16 },
+    #[error("a request of {bytes} bytes to {}: it may have {max}", .api.name())]
+    TooLarge { api: ApiKey, bytes: usize, max: usize },
     /// The client asked for no answer, so that this is the only way to tell it.
     #[error("a produce with acks=0 failed: {}", .0.name())]
     Unacknowledged(ErrorCode),
@@ -87,7 +89,11 @@ pub(crate) fn handle<I: Io>(
 ) -> Result<(), Refusal> {
     let mut cursor = Cursor::new(frame);
     let RequestHeader { api, version, correlation_id, .. } = RequestHeader::read(&mut cursor)?;
-    let asked = Asked { version, correlation_id, arrived, bytes: frame.len() };
+    let (bytes, max) = (frame.len(), api.request_bytes_max());
+    if bytes > max {
+        return Err(Refusal::TooLarge { api, bytes, max });
+    }
+    let asked = Asked { version, correlation_id, arrived, bytes };
     if !api.serves(version) {
         return match api {
             ApiKey::ApiVersions => api_versions::refuse(connection, asked),
