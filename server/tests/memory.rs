@@ -115,7 +115,7 @@ fn small_elements_do_not_multiply_what_64_may_hold() {
     let before = resident_bytes();
     // Far too many for one request: not decoded.
     let mut greedy = fixture.client(0);
-    let _ = greedy.stream.write_all(&metadata_of_many(8 << 20));
+    let _cut_off = greedy.stream.write_all(&metadata_of_many(8 << 20));
     assert!(greedy.is_closed());
     // As many as may be, from all at once; nobody reads an answer.
     let frame = metadata_of_many(256 << 10);
