@@ -304,13 +304,16 @@ impl<I: Io> Log<I> {
     fn seal_active(&mut self) {
         let active = &mut self.active;
         active.index.seal();
+        // Taken, not copied: a full segment's is some megabytes.
+        let anew = Index::new(active.base, self.limits.index_interval_bytes);
+        let index = std::mem::replace(&mut active.index, anew);
         self.sealed.push(Sealed {
             base: active.base,
             file: active.file.clone(),
             serial: active.serial,
             bytes: active.bytes,
-            max_timestamp: Some(active.index.max_timestamp()),
-            index: Some(active.index.clone()),
+            max_timestamp: Some(index.max_timestamp()),
+            index: Some(index),
         });
     }
 

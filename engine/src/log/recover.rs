@@ -45,6 +45,14 @@ pub(crate) struct Facts {
     pub(crate) rewritten: BTreeSet<Offset>,
 }
 
+impl Facts {
+    /// Whether a record from `from` on was promised. What lies before the log start is to nobody
+    /// any more.
+    fn promised(&self, from: Offset) -> bool {
+        from.max(self.log_start) < self.floor
+    }
+}
+
 /// What stands at the next expected offset, if not a whole batch: that is always kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
@@ -119,8 +127,6 @@ pub(crate) async fn recover<I: Io>(
         log.push_trusted(segment)?;
     }
 
-    // What lies before the log start was promised to nobody any more.
-    let is_promised = |from: Offset| from.max(facts.log_start) < facts.floor;
     let mut expected = segments.as_slice().first().map_or(Offset::ZERO, |s| s.base);
     let (mut fence, mut cut_bytes) = (None, 0);
     let mut scanned: Vec<Scanned<I::File>> = Vec::new();
@@ -128,7 +134,7 @@ pub(crate) async fn recover<I: Io>(
         let base = segment.base;
         // A gap is where a file begins later than the one before it ends.
         if base > expected {
-            match decide(Next::Gap, is_promised(expected)) {
+            match decide(Next::Gap, facts.promised(expected)) {
                 Action::Fence => {
                     fence = Some(format!("no records from {expected} to {base}"));
                     break;
@@ -146,7 +152,7 @@ pub(crate) async fn recover<I: Io>(
         let fault = segment.fault.clone();
         scanned.push(segment);
         if let Some((position, why)) = fault {
-            match decide(Next::Bad, is_promised(expected)) {
+            match decide(Next::Bad, facts.promised(expected)) {
                 Action::Fence => {
                     fence = Some(format!("segment {base}: {why}"));
                     break;
@@ -155,7 +161,7 @@ pub(crate) async fn recover<I: Io>(
             }
         }
     }
-    if fence.is_none() && decide(Next::Nothing, is_promised(expected)) == Action::Fence {
+    if fence.is_none() && decide(Next::Nothing, facts.promised(expected)) == Action::Fence {
         fence = Some(format!(
             "the log ends at {expected}, but records up to {} were promised",
             facts.floor
@@ -175,7 +181,9 @@ pub(crate) async fn recover<I: Io>(
         .ok()
         .and_then(|bytes| Epochs::decode(&String::from_utf8_lossy(&bytes)).ok());
     let known = epochs.is_some();
-    log.finish(scanned, epochs.unwrap_or_default(), facts)?;
+    // Nothing of a fenced log is changed: whoever mends it needs all of it.
+    let in_doubt = !facts.was_clean && fence.is_none();
+    log.finish(scanned, epochs.unwrap_or_default(), facts, in_doubt)?;
     if !known {
         log.rebuild_epochs()?;
     }
@@ -296,6 +304,12 @@ fn scan_segment<I: Io>(
     let mut batches = Batches { file, len, chunk: Vec::new(), chunk_at: 0 };
     while scan.bytes < len && scan.fault.is_none() {
         match batches.at(scan.bytes, facts.recovery_point)? {
+            // The offset is under no CRC: one that leaves promised records out is not believed.
+            Ok((header, _)) if header.base_offset() >= facts.floor && facts.promised(scan.end) => {
+                let why =
+                    format!("offset {} where {} was promised", header.base_offset(), scan.end);
+                scan.fault = Some((scan.bytes, why));
+            }
             Ok((header, bytes)) if header.base_offset() >= scan.end => {
                 scan.keep(&header, bytes, facts)
             }
@@ -415,6 +429,7 @@ impl<I: Io> Log<I> {
         scanned: Vec<Scanned<I::File>>,
         epochs: Epochs,
         facts: &Facts,
+        in_doubt: bool,
     ) -> io::Result<()> {
         self.epochs = epochs;
         let last = scanned.len().saturating_sub(1);
@@ -440,7 +455,7 @@ impl<I: Io> Log<I> {
             };
             self.active = active;
             began = true;
-            let in_doubt = i == last && !facts.was_clean;
+            let in_doubt = in_doubt && i == last;
             if in_doubt {
                 // Also its end: what was cut off may be on the disk still.
                 names::cut_anew(&self.active.file, self.active.bytes)?;

@@ -1,0 +1,336 @@
+//! What a start makes of damage: files flipped, cut, or gone while the machine was off.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
+use kariz_engine::batch::Batch;
+use kariz_engine::io::Io;
+use kariz_engine::io::sim::{Disk, Faults, Sim, World};
+use kariz_engine::{
+    LeaderEpoch, LogConfig, Mark, Offset, Partition, PartitionRecovery, ProducerEpoch, ProducerId,
+    Sequence, Shard, Timestamp, TopicId, TopicPartition, sim,
+};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+const RECORDS: i64 = 40;
+const LOG: &str = "/data/t-0/00000000000000000000.log";
+
+fn name() -> TopicPartition {
+    TopicPartition::new("t", 0)
+}
+
+fn config() -> LogConfig {
+    let mut config = LogConfig::default();
+    (config.segment_bytes, config.index_interval_bytes) = (1500, 100);
+    config.retention_ms = -1;
+    config
+}
+
+async fn open(io: &Sim) -> (Shard<Sim>, PartitionRecovery) {
+    let (shard, report) =
+        sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
+    if let Some(partition) = shard.partition(&name()) {
+        partition.configure(config());
+    }
+    let found = report.partitions.into_iter().next();
+    (shard, found.unwrap_or_else(|| panic!("no partition was found")))
+}
+
+async fn append(log: &Partition<Sim>, sequence: i64, at: Timestamp, promise: bool) {
+    let value = [u8::try_from(sequence).unwrap(); 60];
+    let batch = Batch::build()
+        .record(None, Some(&value), &[], at)
+        .producer(ProducerId(7), ProducerEpoch(0), Sequence(i32::try_from(sequence).unwrap()))
+        .done()
+        .unwrap();
+    let span = log.append(&batch).unwrap();
+    assert_eq!(span.base, Offset(sequence));
+    let mark = if promise { Mark::Durable } else { Mark::Appended };
+    log.reach(mark, &span).await.unwrap();
+}
+
+/// A log of several segments, stopped in order if `clean`; the disk of its machine, switched off.
+fn written(clean: bool) -> World {
+    let mut world = World::new(3, Faults::none());
+    world
+        .boot(move |io| async move {
+            let (shard, _) =
+                sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
+            let log = shard.create(&name(), TopicId([1; 16]), LeaderEpoch(0), config()).await;
+            let log = log.unwrap();
+            for i in 0..RECORDS {
+                append(&log, i, Timestamp(io.timestamp().0 + i), true).await;
+            }
+            if clean {
+                sim::close(&shard).await.unwrap();
+            }
+        })
+        .done();
+    world.kill();
+    world
+}
+
+fn names(disk: &Disk, ending: &str) -> Vec<String> {
+    let all = disk.list("/data/t-0").unwrap().into_iter().map(|entry| entry.name);
+    all.filter(|name| name.ends_with(ending)).map(|name| format!("/data/t-0/{name}")).collect()
+}
+
+async fn check_reads(log: &Partition<Sim>, end: i64) {
+    for i in 0..end {
+        let slice = log.slice(Offset(i), 1).await.unwrap();
+        let first = slice.batches().await.unwrap().remove(0);
+        assert_eq!(first.header().base_offset(), Offset(i));
+        let at = first.header().max_timestamp();
+        assert_eq!(log.find(at).await.unwrap().unwrap().offset, Offset(i), "by its time");
+    }
+    assert_eq!(log.marks().written, Offset(end));
+}
+
+#[test]
+fn rot_below_the_floor_fences_the_partition_and_cuts_nothing() {
+    // In the segment that is looked at, as the journal has the rest.
+    let mut world = written(false);
+    let last = names(&world.disk(), ".log").pop().unwrap();
+    let before = world.disk().read(&last).unwrap();
+    // The checkpoint says that all is durable in its file, and so the journal is not believed.
+    world.disk().flip(&last, 5, 0xff).unwrap();
+    world.disk().truncate("/data/kariz.journal", 0).unwrap();
+    let points = format!("0\n1\nt 0 {RECORDS}\n");
+    write(&mut world, "/data/recovery-point-offset-checkpoint", points.into_bytes());
+    for _ in 0..2 {
+        world
+            .boot(|io| async move {
+                let (shard, found) = open(&io).await;
+                let why = found.fenced.expect("it is fenced");
+                assert!(why.contains("segment"), "{why}");
+                assert_eq!(found.cut_bytes, 0);
+                let log = shard.partition(&name()).unwrap();
+                assert!(log.slice(Offset(0), 1).await.is_err(), "nothing of it is served");
+                // The other partitions serve.
+                let other = TopicPartition::new("other", 0);
+                let id = TopicId([2; 16]);
+                if shard.partition(&other).is_none() {
+                    shard.create(&other, id, LeaderEpoch(0), config()).await.unwrap();
+                }
+            })
+            .done();
+        world.kill();
+    }
+    assert_eq!(world.disk().read(&last).unwrap().len(), before.len(), "nothing was cut");
+}
+
+fn write(world: &mut World, path: &'static str, bytes: Vec<u8>) {
+    world
+        .boot(move |io| async move {
+            use kariz_engine::io::{File, OpenMode};
+            let file = io.open(Path::new(path), OpenMode::Create).unwrap();
+            file.write_at(&[std::io::IoSlice::new(&bytes)], 0).unwrap();
+            file.sync().await.unwrap();
+        })
+        .done();
+    world.kill();
+}
+
+#[test]
+fn a_bad_end_above_the_floor_is_moved_aside() {
+    let mut world = World::new(3, Faults::none());
+    world
+        .boot(move |io| async move {
+            let (shard, _) =
+                sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
+            let log = shard.create(&name(), TopicId([1; 16]), LeaderEpoch(0), config()).await;
+            let log = log.unwrap();
+            append(&log, 0, Timestamp(1), true).await;
+            append(&log, 1, Timestamp(2), false).await;
+        })
+        .done();
+    world.kill();
+    let len = world.disk().read(LOG).unwrap().len();
+    world.disk().flip(LOG, len as u64 - 1, 1).unwrap();
+    world
+        .boot(move |io| async move {
+            let (shard, found) = open(&io).await;
+            assert_eq!(found.fenced, None);
+            assert_eq!(found.log_end, Offset(1));
+            assert_eq!(found.cut_bytes, len as u64 / 2);
+            let disk = io.disk();
+            let aside = disk.read("/data/t-0/00000000000000000000.cut").unwrap();
+            assert_eq!(aside.len() as u64, found.cut_bytes, "for whoever wants to look");
+            let log = shard.partition(&name()).unwrap();
+            append(&log, 1, Timestamp(3), true).await;
+            check_reads(&log, 2).await;
+        })
+        .done();
+}
+
+#[test]
+fn an_index_that_is_missing_short_or_wrong_is_rebuilt() {
+    type Harm = fn(&Disk, &str);
+    let harms: [(&str, Harm); 6] = [
+        ("missing", |disk, path| disk.remove(path).unwrap()),
+        ("empty", |disk, path| disk.truncate(path, 0).unwrap()),
+        ("short by an entry", |disk, path| {
+            let len = disk.read(path).unwrap().len() as u64;
+            let entry = if path.ends_with(".timeindex") { 12 } else { 8 };
+            disk.truncate(path, len.saturating_sub(entry)).unwrap();
+        }),
+        ("short by a byte", |disk, path| {
+            let len = disk.read(path).unwrap().len() as u64;
+            disk.truncate(path, len.saturating_sub(1)).unwrap();
+        }),
+        ("zeros", |disk, path| disk.zero(path, 0, disk.read(path).unwrap().len()).unwrap()),
+        ("flipped", |disk, path| {
+            let len = disk.read(path).unwrap().len();
+            if len > 3 {
+                disk.flip(path, 3, 0x55).unwrap();
+            }
+        }),
+    ];
+    for clean in [true, false] {
+        for (what, harm) in harms {
+            for ending in [".index", ".timeindex"] {
+                let mut world = written(clean);
+                let files = names(&world.disk(), ending);
+                assert!(clean == (files.len() > 2), "{files:?}");
+                files.iter().for_each(|path| harm(&world.disk(), path));
+                world
+                    .boot(move |io| async move {
+                        let (shard, found) = open(&io).await;
+                        assert_eq!(found.fenced, None);
+                        let log = shard.partition(&name()).unwrap();
+                        check_reads(&log, RECORDS).await;
+                        // What was mended in the background serves as well, now and once saved.
+                        io.sleep(Duration::from_secs(3)).await;
+                        check_reads(&log, RECORDS).await;
+                        append(&log, RECORDS, Timestamp(io.timestamp().0 + 1000), true).await;
+                        sim::close(&shard).await.unwrap();
+                    })
+                    .done();
+                world.crash();
+                let what = format!("{ending} {what}");
+                world
+                    .boot(move |io| async move {
+                        let (shard, _) = open(&io).await;
+                        let log = shard.partition(&name()).unwrap();
+                        check_reads(&log, RECORDS + 1).await;
+                        // Nothing is young only because its index was harmed.
+                        let mut config = config();
+                        config.retention_ms = 1000;
+                        log.configure(config);
+                        io.sleep(Duration::from_secs(60)).await;
+                        assert_eq!(log.marks().log_start, Offset(RECORDS + 1), "{what}");
+                    })
+                    .done();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_time_index_that_lost_its_end_ages_nothing() {
+    let mut world = written(true);
+    let disk = world.disk();
+    for path in names(&disk, ".timeindex") {
+        disk.truncate(&path, 12).unwrap();
+    }
+    world
+        .boot(|io| async move {
+            let (shard, _) = open(&io).await;
+            let log = shard.partition(&name()).unwrap();
+            let newest = log.find_max_timestamp().await.unwrap().unwrap();
+            assert_eq!(newest.offset, Offset(RECORDS - 1));
+            io.sleep(Duration::from_secs(3)).await;
+            let mut config = config();
+            config.retention_ms = 3_600_000;
+            log.configure(config);
+            io.sleep(Duration::from_secs(60)).await;
+            assert_eq!(log.marks().log_start, Offset(0));
+        })
+        .done();
+}
+
+#[test]
+fn a_producer_snapshot_from_after_the_log_end_is_not_believed() {
+    let mut world = written(true);
+    let disk = world.disk();
+    let snapshot = names(&disk, ".snapshot").pop().unwrap();
+    let later = "/data/t-0/00000000000000000999.snapshot";
+    write(&mut world, later, disk.read(&snapshot).unwrap());
+    disk.remove(&snapshot).unwrap();
+    world
+        .boot(move |io| async move {
+            let (shard, _) = open(&io).await;
+            assert!(io.disk().read(later).is_err(), "it would be believed once the log is longer");
+            let log = shard.partition(&name()).unwrap();
+            // The producer is known from the batches.
+            append(&log, RECORDS, Timestamp(1), true).await;
+        })
+        .done();
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_is_read_from_the_batches() {
+    let mut world = written(true);
+    let disk = world.disk();
+    let snapshot = names(&disk, ".snapshot").pop().unwrap();
+    disk.flip(&snapshot, 12, 1).unwrap();
+    world
+        .boot(move |io| async move {
+            let (shard, _) = open(&io).await;
+            let log = shard.partition(&name()).unwrap();
+            append(&log, RECORDS, Timestamp(1), true).await;
+        })
+        .done();
+}
+
+/// Trim, `write.caching` and a full disk, one after the other.
+#[test]
+fn a_full_disk_stops_writes_and_not_the_core() {
+    let mut world = World::new(9, Faults::none());
+    let disk = world.disk();
+    let told = Rc::new(std::cell::RefCell::new(Vec::new()));
+    world
+        .boot(move |io| async move {
+            let mine = Rc::clone(&told);
+            let on_event = Rc::new(move |event: &_| mine.borrow_mut().push(format!("{event:?}")));
+            let options = sim::Options { on_event, ..sim::Options::default() };
+            let (shard, _) = sim::open(io.clone(), Path::new("/data"), options).await.unwrap();
+            let id = TopicId([1; 16]);
+            let log = shard.create(&name(), id, LeaderEpoch(0), config()).await.unwrap();
+            let mut cached = config();
+            cached.write_caching = true;
+            let other = TopicPartition::new("cached", 0);
+            let id = TopicId([2; 16]);
+            let cached = shard.create(&other, id, LeaderEpoch(0), cached).await.unwrap();
+            for i in 0..RECORDS {
+                append(&log, i, Timestamp(i), true).await;
+                append(&cached, i, Timestamp(i), false).await;
+            }
+            io.sleep(Duration::from_secs(60)).await;
+            append(&log, RECORDS, Timestamp(1), true).await;
+            log.trim(Offset(RECORDS - 5)).unwrap();
+            disk.set_capacity(disk.used_bytes());
+            // Checkpoints fail for want of room, and the old segments go all the same.
+            io.sleep(Duration::from_secs(5)).await;
+            assert_eq!(log.marks().log_start, Offset(RECORDS - 5));
+            assert_eq!(log.failure(), None);
+            disk.set_capacity(1 << 40);
+            io.sleep(Duration::from_secs(5)).await;
+            append(&log, RECORDS + 1, Timestamp(1), true).await;
+            append(&cached, RECORDS, Timestamp(1), true).await;
+            let told = told.borrow();
+            assert!(!told.iter().any(|event| event.contains("CoreFailed")), "{told:?}");
+            sim::close(&shard).await.unwrap();
+        })
+        .done();
+    world.crash();
+    world
+        .boot(|io| async move {
+            let (shard, _) = open(&io).await;
+            let log = shard.partition(&name()).unwrap();
+            assert_eq!(log.marks().log_start, Offset(RECORDS - 5));
+            assert_eq!(log.marks().written, Offset(RECORDS + 2));
+        })
+        .done();
+}
