@@ -9,6 +9,7 @@ use crate::io::Io;
 use crate::journal::entry::Entry;
 use crate::log::staging::Staging;
 use crate::metrics::ShardMetrics;
+use crate::types::Timestamp;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -78,6 +79,8 @@ pub(crate) struct Core<I: Io> {
     pub(crate) on_event: OnEvent,
     /// Partitions with staged batches.
     staged: RefCell<Vec<Partition<I>>>,
+    /// When the first of them was.
+    staged_at: Cell<Option<Timestamp>>,
     /// There is something to drain.
     pub(crate) drain: Signal,
     pub(crate) group: RefCell<Group<I>>,
@@ -103,6 +106,7 @@ impl<I: Io> Core<I> {
             metrics: ShardMetrics::default(),
             on_event,
             staged: RefCell::default(),
+            staged_at: Cell::new(None),
             drain: Signal::default(),
             group: RefCell::new(Group {
                 entry: Entry::new(),
@@ -119,13 +123,22 @@ impl<I: Io> Core<I> {
         }
     }
 
-    pub(super) fn stage(&self, partition: Partition<I>) {
+    /// Takes `partition`, which was staged at `now`, among those to be written.
+    pub(super) fn stage(&self, partition: Partition<I>, now: Timestamp) {
         self.staged.borrow_mut().push(partition);
+        self.staged_at.set(Some(now));
         self.drain.set();
+    }
+
+    /// The time of an append: all that is written together has one, for asking the clock is felt
+    /// in an append of 100 B.
+    pub(super) fn append_time(&self) -> Timestamp {
+        self.staged_at.get().unwrap_or_else(|| self.io.timestamp())
     }
 
     /// Writes all that is staged on this core: one write a partition.
     pub(crate) fn drain(&self) {
+        self.staged_at.set(None);
         // Whoever stages meanwhile is on the next list.
         for partition in self.staged.take() {
             partition.drain();

@@ -297,7 +297,7 @@ impl<I: Io> Partition<I> {
         if bytes as u64 > config.segment_bytes {
             return Err(AppendError::LargerThanSegment { bytes, max: config.segment_bytes });
         }
-        let now = inner.core.io.timestamp();
+        let now = inner.core.append_time();
         config.timestamp_bounds().check(batch, config.message_timestamp_type, now)?;
         if config.is_compacted() && batch.has_null_key() == Some(true) {
             return Err(AppendError::NullKey);
@@ -331,7 +331,7 @@ impl<I: Io> Partition<I> {
         let append_time = state.append_time(now);
         let head = batch.stamp(base, state.epoch, append_time);
         let staging = state.staging.get_or_insert_with(|| {
-            inner.core.stage(self.clone());
+            inner.core.stage(self.clone(), now);
             inner.core.take_staging()
         });
         let staged = StagedBatch {

@@ -183,10 +183,13 @@ impl Producers {
     /// # Errors
     /// [`ProducerError`].
     pub(crate) fn check(&self, header: &Header) -> Result<Verdict, ProducerError> {
+        if !header.has_producer_id() {
+            return Ok(Verdict::New);
+        }
         let id = header.producer_id();
         // A producer of which nothing is known (new here, expired, or its records deleted) may go
         // on wherever it is.
-        let Some(state) = self.states.get(&id).filter(|_| header.has_producer_id()) else {
+        let Some(state) = self.states.get(&id) else {
             return Ok(Verdict::New);
         };
         let (epoch, sequence) = (header.producer_epoch(), header.base_sequence());

@@ -43,6 +43,7 @@ pub struct ApiSpec {
     pub flexible_from: i16,
 }
 
+#[inline]
 const fn spec(name: &'static str, min: i16, max: i16, flexible_from: i16) -> ApiSpec {
     ApiSpec { name, advertised: min..=max, served: min..=max, flexible_from }
 }
@@ -64,6 +65,7 @@ impl ApiKey {
     /// The table: name, least and greatest version, first flexible version.
     /// Source: Kafka 4.1's message schemas; KAFKA-18659 for Produce, which must be advertised
     /// from 0 or librdkafka stops compressing.
+    #[inline]
     #[must_use]
     pub const fn spec(self) -> ApiSpec {
         match self {
@@ -97,30 +99,35 @@ impl ApiKey {
     }
 
     /// The API with this number, if it is served.
+    #[inline]
     #[must_use]
     pub fn from_code(code: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|api| api.code() == code)
     }
 
     /// Its number on the wire.
+    #[inline]
     #[must_use]
     pub const fn code(self) -> i16 {
         self as i16
     }
 
     /// Its name in Kafka.
+    #[inline]
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
 
     /// Whether this version is read and written.
+    #[inline]
     #[must_use]
     pub fn serves(self, version: i16) -> bool {
         self.spec().served.contains(&version)
     }
 
     /// Whether this version has varint lengths and tagged fields.
+    #[inline]
     #[must_use]
     pub const fn is_flexible(self, version: i16) -> bool {
         version >= self.spec().flexible_from
@@ -128,6 +135,7 @@ impl ApiKey {
 
     /// The version of the response's header. ApiVersions answers with 0 whatever was asked, for
     /// the client does not know yet what the broker speaks.
+    #[inline]
     #[must_use]
     pub const fn response_header_version(self, version: i16) -> i16 {
         match self {

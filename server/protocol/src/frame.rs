@@ -3,8 +3,8 @@
 //! `frame:  | length: i32 | that many bytes |`
 //!
 //! A frame inside one chunk is a slice of it. One that spans chunks is joined in a buffer that
-//! grows with the bytes that arrive, never with the length that was announced: sixty connections
-//! that announce 90 MiB each and send nothing cost nothing.
+//! begins with a few KiB and grows with the bytes that arrive, never with the length that
+//! was announced: sixty connections that announce 90 MiB each and send nothing cost next to nothing.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -13,6 +13,10 @@ const PREFIX_BYTES: usize = 4;
 
 /// Kafka's default `socket.request.max.bytes`.
 pub const FRAME_BYTES_MAX_DEFAULT: usize = 104_857_600;
+
+/// Bytes reserved at most for a frame of which the first byte has arrived. Source: Kafka's default
+/// `batch.size`, 16 KiB, and what stands around it.
+const RESERVED_BYTES: usize = 20 * 1024;
 
 /// Why the stream cannot go on: where the next frame starts is unknown. Close the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +71,23 @@ impl FrameCutter {
     ///
     /// # Errors
     /// Any [`FrameError`], again on every further call.
+    #[inline]
     pub fn cut(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
+        // Nearly every frame begins and ends in one chunk.
+        if self.length.is_none()
+            && self.prefix_len == 0
+            && let Some((prefix, rest)) = chunk.split_first_chunk()
+            && let Ok(length) = self.checked(i32::from_be_bytes(*prefix))
+            && length <= rest.len()
+        {
+            chunk.advance(PREFIX_BYTES);
+            return Ok(Some(chunk.split_to(length)));
+        }
+        self.join(chunk)
+    }
+
+    /// As [`FrameCutter::cut`], for a frame that may span chunks.
+    fn join(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
         let length = match self.length {
             Some(length) => length,
             None => match self.take_prefix(chunk)? {
@@ -78,6 +98,10 @@ impl FrameCutter {
         let missing = length.saturating_sub(self.partial.len());
         if chunk.len() < missing {
             self.length = Some(length);
+            if self.partial.is_empty() && !chunk.is_empty() {
+                // A frame of ordinary size is joined without growing.
+                self.partial.reserve(length.min(RESERVED_BYTES));
+            }
             // Doubles as it grows: at most twice what has arrived, never what was announced.
             self.partial.extend_from_slice(chunk);
             chunk.clear();
@@ -109,16 +133,21 @@ impl FrameCutter {
             chunk.clear();
             return Ok(None);
         }
-        let length = i32::from_be_bytes(self.prefix);
-        let Ok(wanted) = usize::try_from(length) else {
-            return Err(FrameError::Negative { length });
-        };
-        if wanted > self.limit {
-            return Err(FrameError::TooLarge { length: wanted, limit: self.limit });
-        }
+        let length = self.checked(i32::from_be_bytes(self.prefix))?;
         chunk.advance(arrived);
         self.prefix_len = 0;
-        Ok(Some(wanted))
+        Ok(Some(length))
+    }
+
+    #[inline]
+    fn checked(&self, length: i32) -> Result<usize, FrameError> {
+        match usize::try_from(length) {
+            Err(_) => Err(FrameError::Negative { length }),
+            Ok(length) if length > self.limit => {
+                Err(FrameError::TooLarge { length, limit: self.limit })
+            }
+            Ok(length) => Ok(length),
+        }
     }
 }
 

@@ -51,6 +51,7 @@ impl<'a> RequestHeader<'a> {
     ///
     /// # Errors
     /// Any [`HeaderError`].
+    #[inline]
     pub fn read(cursor: &mut Cursor<'a>) -> Result<Self, HeaderError> {
         let api_key = cursor.i16()?;
         let version = cursor.i16()?;
@@ -100,6 +101,7 @@ pub fn read_response_header(
 }
 
 /// Writes a response's header. Fields that follow are in the encoding of the message's version.
+#[inline]
 pub fn write_response_header(w: &mut Writer<'_>, api: ApiKey, version: i16, correlation_id: i32) {
     w.i32(correlation_id);
     w.set_flexible(api.response_header_version(version) > 0);
@@ -119,6 +121,7 @@ pub(crate) fn begin_request<'b>(buf: &'b mut BytesMut, header: RequestHeader<'_>
 }
 
 /// Begins a response's frame at the end of `buf`, with its header.
+#[inline]
 pub(crate) fn begin_response(
     buf: &mut BytesMut,
     api: ApiKey,

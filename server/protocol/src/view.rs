@@ -1,14 +1,13 @@
 //! Arrays left where they are in the frame, so that reading a request allocates nothing.
 //!
 //! **Invariant:** a [`View`] has read all its elements once, when it was made; what it reads again
-//! while it is iterated cannot fail.
-
-use std::marker::PhantomData;
+//! while it is iterated cannot fail. The first is kept, so that an array of one, which is what a
+//! request mostly holds, is read once only.
 
 use crate::cursor::{Cursor, DecodeError};
 
 /// What a [`View`] holds: something that is read from a cursor without allocating.
-pub trait Element<'a>: Sized {
+pub trait Element<'a>: Copy {
     /// The least bytes it can take in any version.
     const BYTES_MIN: usize;
 
@@ -23,6 +22,7 @@ pub trait Element<'a>: Sized {
 impl Element<'_> for i32 {
     const BYTES_MIN: usize = 4;
 
+    #[inline]
     fn read(cursor: &mut Cursor<'_>, _: i16) -> Result<Self, DecodeError> {
         cursor.i32()
     }
@@ -30,26 +30,20 @@ impl Element<'_> for i32 {
 
 /// An array left where it is in the frame. It has been walked once, so iterating it, which reads
 /// the elements again, cannot fail.
+#[derive(Clone, Copy)]
 pub struct View<'a, T> {
-    elements: Cursor<'a>,
+    first: Option<T>,
+    /// At the second element.
+    rest: Cursor<'a>,
     count: usize,
     version: i16,
-    element: PhantomData<fn() -> T>,
 }
-
-impl<T> Clone for View<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for View<'_, T> {}
 
 impl<'a, T: Element<'a>> View<'a, T> {
     /// An array without elements, for a version that lacks the field.
     #[must_use]
     pub fn empty() -> Self {
-        Self { elements: Cursor::over(&[]), count: 0, version: 0, element: PhantomData }
+        Self { first: None, rest: Cursor::over(&[]), count: 0, version: 0 }
     }
 
     /// Walks the array at `cursor`, to its end, and remembers where it started.
@@ -59,11 +53,12 @@ impl<'a, T: Element<'a>> View<'a, T> {
     #[inline]
     pub fn read(cursor: &mut Cursor<'a>, version: i16) -> Result<Self, DecodeError> {
         let count = cursor.array_len(T::BYTES_MIN)?;
-        let elements = *cursor;
-        for _ in 0..count {
+        let first = if count > 0 { Some(T::read(cursor, version)?) } else { None };
+        let rest = *cursor;
+        for _ in 1..count {
             T::read(cursor, version)?;
         }
-        Ok(Self { elements, count, version, element: PhantomData })
+        Ok(Self { first, rest, count, version })
     }
 
     /// The number of elements.
@@ -121,7 +116,10 @@ impl<'a, T: Element<'a>> Iterator for ViewIter<'a, T> {
     #[inline]
     fn next(&mut self) -> Option<T> {
         self.view.count = self.view.count.checked_sub(1)?;
-        let element = T::read(&mut self.view.elements, self.view.version);
+        if let Some(first) = self.view.first.take() {
+            return Some(first);
+        }
+        let element = T::read(&mut self.view.rest, self.view.version);
         debug_assert!(element.is_ok(), "pair: `View::read` has read it before");
         element.ok()
     }

@@ -128,6 +128,7 @@ impl<'b> Writer<'b> {
     }
 
     /// Begins a frame at the end of `buf`; [`Writer::finish`] fills its length in.
+    #[inline]
     #[must_use]
     pub fn frame(buf: &'b mut BytesMut) -> Self {
         let start = buf.len();
@@ -145,15 +146,15 @@ impl<'b> Writer<'b> {
     ///
     /// # Errors
     /// The first error since the message began. The buffer is then as it was before.
+    #[inline]
     pub fn finish(mut self) -> Result<Vec<Hole>, EncodeError> {
         if self.framed && self.error.is_none() {
             let written = self.buf.len().saturating_sub(self.start).saturating_sub(PREFIX_BYTES);
             let length = self.holes.iter().fold(written, |sum, hole| sum.saturating_add(hole.len));
             let prefix = self.i32_length(length).to_be_bytes();
-            if let Some(room) = self.buf.get_mut(self.start..) {
-                for (to, from) in room.iter_mut().zip(prefix) {
-                    *to = from;
-                }
+            let room = self.buf.get_mut(self.start..).and_then(<[u8]>::first_chunk_mut);
+            if let Some(room) = room {
+                *room = prefix;
             }
         }
         match self.error {
@@ -177,8 +178,9 @@ impl<'b> Writer<'b> {
         }
     }
 
+    /// Bytes as they are: fields of fixed length that were put together elsewhere.
     #[inline]
-    fn put(&mut self, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
         if self.error.is_none() {
             self.buf.extend_from_slice(bytes);
         }
@@ -259,6 +261,7 @@ impl<'b> Writer<'b> {
     }
 
     /// A string, or null.
+    #[inline]
     pub fn nullable_string(&mut self, value: Option<&str>) {
         let length = value.map_or(0, str::len);
         let short = i16::try_from(length).unwrap_or_else(|_| {
@@ -275,6 +278,7 @@ impl<'b> Writer<'b> {
     }
 
     /// A string.
+    #[inline]
     pub fn string(&mut self, value: &str) {
         self.nullable_string(Some(value));
     }
@@ -300,16 +304,19 @@ impl<'b> Writer<'b> {
     }
 
     /// The number of elements of an array that is written next.
+    #[inline]
     pub fn array_len(&mut self, count: usize) {
         self.length(Some(count));
     }
 
     /// An array whose elements `write` writes.
+    #[inline]
     pub fn array<T>(&mut self, elements: &[T], write: impl FnMut(&mut Self, &T)) {
         self.nullable_array(Some(elements), write);
     }
 
     /// An array whose elements `write` writes, or null.
+    #[inline]
     pub fn nullable_array<T>(
         &mut self,
         elements: Option<&[T]>,
@@ -328,6 +335,7 @@ impl<'b> Writer<'b> {
 
     /// The end of a struct, with the tagged fields that `fields` writes, in ascending order.
     /// Nothing is written, and `fields` not called, where the message has no tagged fields.
+    #[inline]
     pub fn tags(&mut self, fields: impl FnOnce(&mut TagWriter<'_, 'b>)) {
         if !self.flexible {
             return;
@@ -414,12 +422,14 @@ pub(crate) struct Announced {
 
 impl Announced {
     /// Announces `topics`, and writes their number.
+    #[inline]
     pub(crate) fn topics(w: &mut Writer<'_>, topics: usize) -> Self {
         w.array_len(topics);
         Self { topics, partitions: 0 }
     }
 
     /// A topic was begun; its `partitions` follow.
+    #[inline]
     pub(crate) fn topic(&mut self, w: &mut Writer<'_>, partitions: usize) {
         match (self.partitions, self.topics.checked_sub(1)) {
             (0, Some(topics)) => self.topics = topics,
@@ -433,6 +443,7 @@ impl Announced {
     }
 
     /// A partition was written.
+    #[inline]
     pub(crate) fn partition(&mut self, w: &mut Writer<'_>) {
         match self.partitions.checked_sub(1) {
             None => w.fail(EncodeError::CountMismatch),
@@ -446,6 +457,7 @@ impl Announced {
     }
 
     /// No more topics follow.
+    #[inline]
     pub(crate) fn end(&self, w: &mut Writer<'_>) {
         if self.topics != 0 || self.partitions != 0 {
             w.fail(EncodeError::CountMismatch);

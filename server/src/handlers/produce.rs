@@ -129,16 +129,16 @@ pub(super) fn handle<I: Io>(
 ) -> Result<(), Refusal> {
     let request = RequestView::decode(cursor, asked.version)?;
     let acks = Acks::from_code(request.head.acks);
-    let topics = request.topics.iter().map(|topic| {
-        let known = connection.last_topic.find(connection.core(), topic.name);
-        append_topic(known, topic, acks, asked.version)
-    });
-    let pending = Pending {
+    let mut pending = Pending {
         asked,
         acks: acks.unwrap_or(Acks::All),
         deadline: asked.arrived.plus(crate::num::millis(request.head.timeout_ms)),
-        topics: topics.collect(),
+        topics: SmallVec::new(),
     };
+    for topic in request.topics {
+        let known = connection.last_topic.find(connection.core(), topic.name);
+        pending.topics.push(append_topic(known, topic, acks, asked.version));
+    }
     if pending.acks == Acks::Nobody {
         return match pending.failures().next() {
             None => {
@@ -161,15 +161,15 @@ fn append_topic<I: Io>(
     acks: Option<Acks>,
     version: i16,
 ) -> TopicResult<I> {
-    let partitions = view.partitions.iter().map(|partition| {
+    let mut partitions = SmallVec::new();
+    for partition in view.partitions {
         let outcome = match (&known, acks) {
             (_, None) => Outcome::failed(ErrorCode::InvalidRequiredAcks),
             (None, _) => Outcome::failed(ErrorCode::UnknownTopicOrPartition),
             (Some(topic), Some(_)) => append(topic, &partition, version),
         };
-        PartitionResult { index: partition.index, outcome }
-    });
-    let partitions = partitions.collect();
+        partitions.push(PartitionResult { index: partition.index, outcome });
+    }
     let name = match known {
         Some(topic) => Name::Known(topic),
         None => Name::Unknown(view.name.into()),

@@ -58,6 +58,7 @@ pub trait Request: Message {
 }
 
 /// Checks that `version` is served and sets the cursor to its encoding.
+#[inline]
 pub(crate) fn enter(api: ApiKey, cursor: &mut Cursor<'_>, version: i16) -> Result<(), DecodeError> {
     if !api.serves(version) {
         return Err(DecodeError::UnsupportedVersion { api, version });

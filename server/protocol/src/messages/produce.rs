@@ -67,11 +67,13 @@ impl<'a> RequestView<'a> {
     ///
     /// # Errors
     /// Any [`DecodeError`]: close the connection.
+    #[inline]
     pub fn decode(cursor: &mut Cursor<'a>, version: i16) -> Result<Self, DecodeError> {
         enter(ApiKey::Produce, cursor, version)?;
         Self::read(cursor, version)
     }
 
+    #[inline]
     fn read(c: &mut Cursor<'a>, version: i16) -> Result<Self, DecodeError> {
         let this = Self {
             head: RequestHead {
@@ -333,9 +335,11 @@ impl PartitionResponse {
         Ok(this)
     }
 
+    #[inline]
     fn write(&self, w: &mut Writer<'_>, version: i16) {
-        w.i32(self.index);
-        w.i16(self.error.code());
+        let [i, j, k, l] = self.index.to_be_bytes();
+        let [e, f] = self.error.code().to_be_bytes();
+        w.put(&[i, j, k, l, e, f]);
         w.i64(self.base_offset);
         w.i64(self.log_append_time_ms);
         if version >= 5 {
@@ -370,6 +374,7 @@ pub struct ResponseEncoder<'b> {
 impl<'b> ResponseEncoder<'b> {
     /// Begins a frame at the end of `buf`; [`ResponseEncoder::topic`] is to be called `topics`
     /// times.
+    #[inline]
     #[must_use]
     pub fn begin(buf: &'b mut BytesMut, version: i16, correlation_id: i32, topics: usize) -> Self {
         let mut w = header::begin_response(buf, ApiKey::Produce, version, correlation_id);
@@ -378,12 +383,14 @@ impl<'b> ResponseEncoder<'b> {
     }
 
     /// Begins a topic; [`ResponseEncoder::partition`] is to be called `partitions` times.
+    #[inline]
     pub fn topic(&mut self, name: &str, partitions: usize) {
         self.w.string(name);
         self.announced.topic(&mut self.w, partitions);
     }
 
     /// Adds a partition to the topic.
+    #[inline]
     pub fn partition(&mut self, partition: &PartitionResponse) {
         partition.write(&mut self.w, self.version);
         self.announced.partition(&mut self.w);
@@ -393,6 +400,7 @@ impl<'b> ResponseEncoder<'b> {
     ///
     /// # Errors
     /// Any [`EncodeError`]; the buffer is then as it was.
+    #[inline]
     pub fn finish(
         mut self,
         throttle_time_ms: i32,
