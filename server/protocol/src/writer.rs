@@ -166,6 +166,11 @@ impl<'b> Writer<'b> {
         }
     }
 
+    /// Bytes of the message so far, holes not counted.
+    pub(crate) fn written(&self) -> usize {
+        self.buf.len().saturating_sub(self.start)
+    }
+
     /// Makes the whole message fail with `error`, unless it has failed before.
     pub fn fail(&mut self, error: EncodeError) {
         self.error.get_or_insert(error);

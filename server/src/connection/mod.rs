@@ -88,8 +88,8 @@ pub(crate) struct Connection<I: Io> {
     active: Cell<u64>,
     reader: WakeSlot,
     writer: WakeSlot,
-    /// The topic of the last produce: most connections name the same one again and again.
-    pub(crate) last_topic: produce::LastTopic<I>,
+    /// Most producers send the same request again and again, with other records.
+    pub(crate) last_produce: produce::LastProduce<I>,
 }
 
 impl<I: Io> Connection<I> {
@@ -105,7 +105,7 @@ impl<I: Io> Connection<I> {
             active: Cell::new(core.tick()),
             reader: WakeSlot::default(),
             writer: WakeSlot::default(),
-            last_topic: produce::LastTopic::default(),
+            last_produce: produce::LastProduce::default(),
         });
         let key = core.connections.insert(&connection);
         let writer = Rc::clone(&connection);

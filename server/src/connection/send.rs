@@ -54,9 +54,10 @@ impl<I: Io> Connection<I> {
     /// Encodes all answers from the head on that are ready, and says what stands there then.
     fn gather(&self, out: &mut BytesMut) -> io::Result<Head> {
         let mut now = None;
+        let mut queue = self.queue.borrow_mut();
+        let (mut answered, mut bytes) = (0, 0);
         let head = loop {
-            let mut queue = self.queue.borrow_mut();
-            let Some(slot) = queue.front_mut() else { break Head::Empty };
+            let Some(slot) = queue.get_mut(answered) else { break Head::Empty };
             match &mut slot.answer {
                 Answer::Fetch(_) => break Head::Fetch,
                 Answer::Later(_) => break Head::Later,
@@ -67,15 +68,18 @@ impl<I: Io> Connection<I> {
                     if !pending.is_done(late) {
                         break Head::Waiting;
                     }
-                    pending.encode(&self.core, out).map_err(io::Error::other)?;
+                    let encoded = pending.encode(&self.core, &self.last_produce, out);
+                    encoded.map_err(io::Error::other)?;
                 }
             }
-            drop(queue);
-            if let Some(slot) = self.pop() {
-                self.answered(&slot, *now.get_or_insert_with(|| self.core.shard.io().now()));
-            }
+            answered += 1;
+            bytes += slot.bytes;
+            self.answered(slot, *now.get_or_insert_with(|| self.core.shard.io().now()));
         };
-        if now.is_some() {
+        queue.drain(..answered);
+        drop(queue);
+        if answered > 0 {
+            self.in_flight_bytes.set(self.in_flight_bytes.get().saturating_sub(bytes));
             self.reader.wake();
         }
         Ok(head)

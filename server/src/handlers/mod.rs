@@ -87,6 +87,9 @@ pub(crate) fn handle<I: Io>(
     frame: &Bytes,
     arrived: Instant,
 ) -> Result<(), Refusal> {
+    if produce::repeat(connection, frame, arrived)? {
+        return Ok(());
+    }
     let mut cursor = Cursor::new(frame);
     let RequestHeader { api, version, correlation_id, .. } = RequestHeader::read(&mut cursor)?;
     let (bytes, max) = (frame.len(), api.request_bytes_max());
@@ -102,7 +105,7 @@ pub(crate) fn handle<I: Io>(
     }
     let cursor = &mut cursor;
     match api {
-        ApiKey::Produce => produce::handle(connection, cursor, asked),
+        ApiKey::Produce => produce::handle(connection, frame, cursor, asked),
         ApiKey::Fetch => fetch::handle(connection, cursor, asked),
         ApiKey::ListOffsets => list_offsets::handle(connection, cursor, asked),
         ApiKey::Metadata => metadata::handle(connection, cursor, asked),

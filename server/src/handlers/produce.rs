@@ -8,17 +8,18 @@ use crate::connection::{Answer, Connection};
 use crate::core::Core;
 use crate::errors;
 use crate::routes::{Place, Topic};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kariz_engine::batch::{Batch, Codec};
 use kariz_engine::io::Io;
 use kariz_engine::types::Instant;
 use kariz_engine::{Mark, Partition, ReachError, Span};
+use kariz_protocol::messages::produce::repeat::{Appended, Pattern};
 use kariz_protocol::messages::produce::{
-    PartitionResponse, PartitionView, RequestView, ResponseEncoder, TopicView,
+    PartitionResponse, RequestView, ResponseEncoder, TopicView,
 };
 use kariz_protocol::{ApiKey, Cursor, EncodeError, ErrorCode};
-use smallvec::SmallVec;
-use std::cell::RefCell;
+use smallvec::{SmallVec, smallvec};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -54,31 +55,65 @@ impl Acks {
     }
 }
 
-/// The topic that a connection named last, to spare the table a look-up.
-pub(crate) struct LastTopic<I: Io>(RefCell<Option<Rc<Topic<I>>>>);
+/// The last request of a connection that wrote to one partition, as far as the next may repeat it.
+struct Repeated<I: Io> {
+    pattern: Pattern,
+    answer: Appended,
+    version: i16,
+    acks: Acks,
+    timeout_ms: i32,
+    topic: Rc<Topic<I>>,
+    index: i32,
+}
 
-impl<I: Io> Default for LastTopic<I> {
+/// What a connection remembers of its produces.
+pub(crate) struct LastProduce<I: Io> {
+    last: RefCell<Option<Repeated<I>>>,
+    /// Requests since one repeated the last.
+    misses: Cell<u32>,
+}
+
+impl<I: Io> Default for LastProduce<I> {
     fn default() -> Self {
-        Self(RefCell::new(None))
+        Self { last: RefCell::new(None), misses: Cell::new(0) }
     }
 }
 
-impl<I: Io> LastTopic<I> {
-    fn find(&self, core: &Core<I>, name: &str) -> Option<Rc<Topic<I>>> {
-        let mut last = self.0.borrow_mut();
-        match &*last {
-            Some(topic) if *topic.name == *name && !topic.is_stale() => Some(Rc::clone(topic)),
-            _ => {
-                *last = core.routes.topic(name);
-                last.clone()
-            }
+impl<I: Io> LastProduce<I> {
+    /// Remembers a request to partition `index` of `topic`, unless they hardly ever repeat: to
+    /// remember one costs more than to read it.
+    fn learn(&self, frame: &Bytes, view: &RequestView<'_>, version: i16, topic: &Rc<Topic<I>>) {
+        let misses = self.misses.get().saturating_add(1);
+        self.misses.set(misses);
+        if !misses.is_power_of_two() || view.topics.len() != 1 {
+            return;
+        }
+        let partition = view.topics.iter().next().filter(|topic| topic.partitions.len() == 1);
+        let partition = partition.and_then(|topic| topic.partitions.iter().next());
+        let (Some(acks), Some(partition)) = (Acks::from_code(view.head.acks), partition) else {
+            return;
+        };
+        let flexible = ApiKey::Produce.is_flexible(version);
+        let pattern = partition.records.and_then(|records| Pattern::of(frame, records, flexible));
+        let answer = Appended::new(version, &topic.name, partition.index);
+        if let (Some(pattern), Ok(answer)) = (pattern, answer) {
+            *self.last.borrow_mut() = Some(Repeated {
+                pattern,
+                answer,
+                version,
+                acks,
+                timeout_ms: view.head.timeout_ms,
+                topic: Rc::clone(topic),
+                index: partition.index,
+            });
         }
     }
 }
 
 /// An appended request that waits to be answered.
 pub(crate) struct Pending<I: Io> {
-    asked: Asked,
+    version: i16,
+    correlation_id: i32,
     acks: Acks,
     /// When the client has waited long enough.
     deadline: Instant,
@@ -124,21 +159,61 @@ impl<I: Io> Outcome<I> {
 /// Appends what the request holds and queues its answer.
 pub(super) fn handle<I: Io>(
     connection: &Connection<I>,
+    frame: &Bytes,
     cursor: &mut Cursor<'_>,
     asked: Asked,
 ) -> Result<(), Refusal> {
     let request = RequestView::decode(cursor, asked.version)?;
     let acks = Acks::from_code(request.head.acks);
     let mut pending = Pending {
-        asked,
+        version: asked.version,
+        correlation_id: asked.correlation_id,
         acks: acks.unwrap_or(Acks::All),
         deadline: asked.arrived.plus(crate::num::millis(request.head.timeout_ms)),
         topics: SmallVec::new(),
     };
     for topic in request.topics {
-        let known = connection.last_topic.find(connection.core(), topic.name);
+        let known = connection.core().routes.topic(topic.name);
+        if let Some(known) = &known {
+            connection.last_produce.learn(frame, &request, asked.version, known);
+        }
         pending.topics.push(append_topic(known, topic, acks, asked.version));
     }
+    push(connection, pending, asked.arrived, asked.bytes)
+}
+
+/// Handles `frame`, if it is a produce that repeats the connection's last one but for its records.
+pub(super) fn repeat<I: Io>(
+    connection: &Connection<I>,
+    frame: &Bytes,
+    arrived: Instant,
+) -> Result<bool, Refusal> {
+    let last = connection.last_produce.last.borrow();
+    let Some(last) = last.as_ref().filter(|last| !last.topic.is_stale()) else { return Ok(false) };
+    let Some((correlation_id, records)) = last.pattern.matches(frame) else { return Ok(false) };
+    connection.last_produce.misses.set(0);
+    let Repeated { version, index, acks, .. } = *last;
+    let outcome = append(&last.topic, index, frame.slice_ref(records), version);
+    let name = Name::Known(Rc::clone(&last.topic));
+    let partitions = smallvec![PartitionResult { index, outcome }];
+    let pending = Pending {
+        version,
+        correlation_id,
+        acks,
+        deadline: arrived.plus(crate::num::millis(last.timeout_ms)),
+        topics: smallvec![TopicResult { name, partitions }],
+    };
+    push(connection, pending, arrived, frame.len())?;
+    Ok(true)
+}
+
+/// Queues the answer, if the client wants one.
+fn push<I: Io>(
+    connection: &Connection<I>,
+    pending: Pending<I>,
+    arrived: Instant,
+    bytes: usize,
+) -> Result<(), Refusal> {
     if pending.acks == Acks::Nobody {
         return match pending.failures().next() {
             None => {
@@ -151,7 +226,7 @@ pub(super) fn handle<I: Io>(
             }
         };
     }
-    connection.push(ApiKey::Produce, asked.arrived, asked.bytes, Answer::Produce(pending));
+    connection.push(ApiKey::Produce, arrived, bytes, Answer::Produce(pending));
     Ok(())
 }
 
@@ -166,7 +241,10 @@ fn append_topic<I: Io>(
         let outcome = match (&known, acks) {
             (_, None) => Outcome::failed(ErrorCode::InvalidRequiredAcks),
             (None, _) => Outcome::failed(ErrorCode::UnknownTopicOrPartition),
-            (Some(topic), Some(_)) => append(topic, &partition, version),
+            (Some(topic), Some(_)) => {
+                let records = partition.share_records().unwrap_or_default();
+                append(topic, partition.index, records, version)
+            }
         };
         partitions.push(PartitionResult { index: partition.index, outcome });
     }
@@ -177,15 +255,15 @@ fn append_topic<I: Io>(
     TopicResult { name, partitions }
 }
 
-fn append<I: Io>(topic: &Topic<I>, view: &PartitionView<'_>, version: i16) -> Outcome<I> {
-    let partition = match topic.place(view.index) {
+fn append<I: Io>(topic: &Topic<I>, index: i32, records: Bytes, version: i16) -> Outcome<I> {
+    let partition = match topic.place(index) {
         Some(Place::Here(partition)) => partition,
         Some(Place::Elsewhere) => return Outcome::failed(ErrorCode::NotLeaderOrFollower),
         Some(Place::Offline) => return Outcome::failed(ErrorCode::KafkaStorageError),
         None => return Outcome::failed(ErrorCode::UnknownTopicOrPartition),
     };
     let check = partition.config().check();
-    let batch = match Batch::parse(view.share_records().unwrap_or_default(), check) {
+    let batch = match Batch::parse(records, check) {
         Ok(batch) => batch,
         Err(fault) => return Outcome::explained(errors::fault(&fault), &fault),
     };
@@ -263,9 +341,38 @@ impl<I: Io> Pending<I> {
         })
     }
 
+    /// Writes the answer to the end of `out`, if that is as easy as it was to read the request.
+    fn encode_repeated(&self, last: &LastProduce<I>, out: &mut BytesMut) -> Option<()> {
+        let last = last.last.borrow();
+        let last = last.as_ref()?;
+        let [TopicResult { name: Name::Known(topic), partitions }] = &*self.topics else {
+            return None;
+        };
+        let [PartitionResult { index, outcome }] = &**partitions else { return None };
+        let same =
+            last.version == self.version && last.index == *index && Rc::ptr_eq(&last.topic, topic);
+        match outcome {
+            Outcome::Appended { partition, span, .. } if same => {
+                let time = span.append_time.map_or(-1, |t| t.0);
+                let start = partition.marks().log_start;
+                last.answer.write(out, self.correlation_id, span.base.0, time, start.0);
+                Some(())
+            }
+            Outcome::Appended { .. } | Outcome::Failed(..) => None,
+        }
+    }
+
     /// Writes the answer to the end of `out`.
-    pub(crate) fn encode(&self, core: &Core<I>, out: &mut BytesMut) -> Result<(), EncodeError> {
-        let Asked { version, correlation_id, .. } = self.asked;
+    pub(crate) fn encode(
+        &self,
+        core: &Core<I>,
+        last: &LastProduce<I>,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        if self.encode_repeated(last, out).is_some() {
+            return Ok(());
+        }
+        let Self { version, correlation_id, .. } = *self;
         let mut response = ResponseEncoder::begin(out, version, correlation_id, self.topics.len());
         let mut endpoints = Vec::new();
         for topic in &self.topics {

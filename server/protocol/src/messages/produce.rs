@@ -2,7 +2,10 @@
 //!
 //! A server reads a [`RequestView`], which borrows from the frame and allocates nothing, and
 //! writes its answer with a [`ResponseEncoder`] as the partitions' results come in. A client
-//! writes with a [`RequestEncoder`] and reads an owned [`Response`].
+//! writes with a [`RequestEncoder`] and reads an owned [`Response`]. What [`repeat`]s is read and
+//! written without any of them.
+
+pub mod repeat;
 
 use bytes::{Bytes, BytesMut};
 
@@ -380,6 +383,11 @@ impl<'b> ResponseEncoder<'b> {
         let mut w = header::begin_response(buf, ApiKey::Produce, version, correlation_id);
         let announced = Announced::topics(&mut w, topics);
         Self { w, version, announced }
+    }
+
+    /// Bytes of the frame so far.
+    fn written(&self) -> usize {
+        self.w.written()
     }
 
     /// Begins a topic; [`ResponseEncoder::partition`] is to be called `partitions` times.
