@@ -95,10 +95,11 @@ pub enum DecodeError {
 /// A place in a frame, and how the message there writes its lengths. Copying it marks the place.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
-    /// What is still to be read; always a part of `frame`, if there is one.
+    /// What is still to be read; a part of `frame`, if there is one.
     rest: &'a [u8],
     /// Where `rest` ends, counted from the start of the frame.
     end: usize,
+    /// The frame, or the chunk around it.
     frame: Option<&'a Bytes>,
     flexible: bool,
 }
@@ -108,6 +109,13 @@ impl<'a> Cursor<'a> {
     #[must_use]
     pub fn new(frame: &'a Bytes) -> Self {
         Self { rest: frame, end: frame.len(), frame: Some(frame), flexible: false }
+    }
+
+    /// Starts at the first byte of `frame`, which is a part of `chunk`: byte fields are read as
+    /// slices of that, without a copy.
+    #[must_use]
+    pub fn within(chunk: &'a Bytes, frame: &'a [u8]) -> Self {
+        Self { rest: frame, end: frame.len(), frame: Some(chunk), flexible: false }
     }
 
     /// Starts at the first of `bytes`, which nobody shares: byte fields are copied out.

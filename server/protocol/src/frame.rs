@@ -73,17 +73,27 @@ impl FrameCutter {
     /// Any [`FrameError`], again on every further call.
     #[inline]
     pub fn cut(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
-        // Nearly every frame begins and ends in one chunk.
-        if self.length.is_none()
-            && self.prefix_len == 0
-            && let Some((prefix, rest)) = chunk.split_first_chunk()
-            && let Ok(length) = self.checked(i32::from_be_bytes(*prefix))
-            && length <= rest.len()
-        {
+        if let Some(length) = self.whole(chunk)?.map(<[u8]>::len) {
             chunk.advance(PREFIX_BYTES);
             return Ok(Some(chunk.split_to(length)));
         }
         self.join(chunk)
+    }
+
+    /// The next frame, if it begins and ends in `stream`, which is what follows the last frame in
+    /// its chunk. Nothing is cut: 4 bytes of length and the frame are to be skipped. So a frame
+    /// costs no share of the chunk, which is felt at 100 B.
+    ///
+    /// # Errors
+    /// Any [`FrameError`].
+    #[inline]
+    pub fn whole<'c>(&self, stream: &'c [u8]) -> Result<Option<&'c [u8]>, FrameError> {
+        let between_frames = self.length.is_none() && self.prefix_len == 0;
+        let Some((prefix, rest)) = stream.split_first_chunk().filter(|_| between_frames) else {
+            return Ok(None);
+        };
+        let length = self.checked(i32::from_be_bytes(*prefix))?;
+        Ok(rest.get(..length))
     }
 
     /// As [`FrameCutter::cut`], for a frame that may span chunks.

@@ -21,7 +21,7 @@ pub(crate) mod wake;
 use crate::core::Core;
 use crate::handlers::{self, Refusal, fetch, produce};
 use budget::{Claim, FREE_BYTES};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use kariz_engine::io::{Conn, Io};
 use kariz_engine::types::Instant;
 use kariz_protocol::ApiKey;
@@ -40,6 +40,8 @@ const IN_FLIGHT_MAX: usize = 1024;
 /// Bytes of requests of one connection that wait for their answers, and of answers that wait to
 /// be sent. One request may exceed it. Source: 16 requests of Kafka's largest batch by default.
 const IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of the length before a frame.
+const LENGTH_BYTES: usize = 4;
 /// How long a connection waits for memory before it looks for those that hold it up.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -208,18 +210,28 @@ impl<I: Io> Connection<I> {
             let now = self.core.shard.io().now();
             self.active.set(self.core.tick());
             self.core.metrics.bytes_in.add(crate::num::u64_from(chunk.len()));
-            while let Some(mut frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? {
-                claim = None;
+            let mut at = 0;
+            loop {
                 if !self.has_room() {
                     // The chunk is the ring's: do not hold it while the answers are waited for.
-                    frame = Bytes::copy_from_slice(&frame);
-                    chunk = Bytes::copy_from_slice(&chunk);
+                    chunk = Bytes::copy_from_slice(chunk.get(at..).unwrap_or_default());
+                    at = 0;
                     self.reader.until(|| self.has_room() || !self.is_open()).await;
                 }
                 if !self.is_open() {
                     return Ok(());
                 }
-                handlers::handle(self, &frame, now)?;
+                let rest = chunk.get(at..).unwrap_or_default();
+                if let Some(frame) = cutter.whole(rest).map_err(Refusal::from)? {
+                    at += LENGTH_BYTES + frame.len();
+                    handlers::handle(self, &chunk, frame, now)?;
+                    continue;
+                }
+                chunk.advance(at);
+                at = 0;
+                let Some(frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? else { break };
+                claim = None;
+                handlers::handle(self, &frame, &frame, now)?;
             }
             let held = cutter.buffered();
             if held > FREE_BYTES {

@@ -77,20 +77,21 @@ impl Asked {
     }
 }
 
-/// Handles one request, whose `frame` arrived at `arrived`: queues its answer, or what that
-/// waits for.
+/// Handles one request, whose `frame`, a part of `chunk`, arrived at `arrived`: queues its answer,
+/// or what that waits for.
 ///
 /// # Errors
 /// Any [`Refusal`]: the connection must close.
 pub(crate) fn handle<I: Io>(
     connection: &Rc<Connection<I>>,
-    frame: &Bytes,
+    chunk: &Bytes,
+    frame: &[u8],
     arrived: Instant,
 ) -> Result<(), Refusal> {
-    if produce::repeat(connection, frame, arrived)? {
+    if produce::repeat(connection, chunk, frame, arrived)? {
         return Ok(());
     }
-    let mut cursor = Cursor::new(frame);
+    let mut cursor = Cursor::within(chunk, frame);
     let RequestHeader { api, version, correlation_id, .. } = RequestHeader::read(&mut cursor)?;
     let (bytes, max) = (frame.len(), api.request_bytes_max());
     if bytes > max {

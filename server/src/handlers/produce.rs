@@ -82,7 +82,7 @@ impl<I: Io> Default for LastProduce<I> {
 impl<I: Io> LastProduce<I> {
     /// Remembers a request to partition `index` of `topic`, unless they hardly ever repeat: to
     /// remember one costs more than to read it.
-    fn learn(&self, frame: &Bytes, view: &RequestView<'_>, version: i16, topic: &Rc<Topic<I>>) {
+    fn learn(&self, frame: &[u8], view: &RequestView<'_>, version: i16, topic: &Rc<Topic<I>>) {
         let misses = self.misses.get().saturating_add(1);
         self.misses.set(misses);
         if !misses.is_power_of_two() || view.topics.len() != 1 {
@@ -159,7 +159,7 @@ impl<I: Io> Outcome<I> {
 /// Appends what the request holds and queues its answer.
 pub(super) fn handle<I: Io>(
     connection: &Connection<I>,
-    frame: &Bytes,
+    frame: &[u8],
     cursor: &mut Cursor<'_>,
     asked: Asked,
 ) -> Result<(), Refusal> {
@@ -182,10 +182,12 @@ pub(super) fn handle<I: Io>(
     push(connection, pending, asked.arrived, asked.bytes)
 }
 
-/// Handles `frame`, if it is a produce that repeats the connection's last one but for its records.
+/// Handles `frame`, a part of `chunk`, if it is a produce that repeats the connection's last one
+/// but for its records.
 pub(super) fn repeat<I: Io>(
     connection: &Connection<I>,
-    frame: &Bytes,
+    chunk: &Bytes,
+    frame: &[u8],
     arrived: Instant,
 ) -> Result<bool, Refusal> {
     let last = connection.last_produce.last.borrow();
@@ -193,7 +195,7 @@ pub(super) fn repeat<I: Io>(
     let Some((correlation_id, records)) = last.pattern.matches(frame) else { return Ok(false) };
     connection.last_produce.misses.set(0);
     let Repeated { version, index, acks, .. } = *last;
-    let outcome = append(&last.topic, index, frame.slice_ref(records), version);
+    let outcome = append(&last.topic, index, chunk.slice_ref(records), version);
     let name = Name::Known(Rc::clone(&last.topic));
     let partitions = smallvec![PartitionResult { index, outcome }];
     let pending = Pending {
