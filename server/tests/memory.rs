@@ -118,7 +118,7 @@ fn small_elements_do_not_multiply_what_64_may_hold() {
     let _cut_off = greedy.stream.write_all(&metadata_of_many(8 << 20));
     assert!(greedy.is_closed());
     // As many as may be, from all at once; nobody reads an answer.
-    let frame = metadata_of_many(256 << 10);
+    let frame = metadata_of_many(128 << 10);
     let mut hostile: Vec<Client> = (0..64).map(|_| fixture.client(0)).collect();
     for c in &mut hostile {
         c.stream.write_all(&frame).unwrap();

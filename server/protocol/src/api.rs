@@ -84,7 +84,7 @@ impl ApiKey {
     /// The longest request that is decoded, header included; `socket.request.max.bytes` bounds
     /// them all. Made of the smallest elements, a request takes some ten times its bytes until its
     /// answer is sent, which 64 hostile connections may do at once (`server/tests/memory.rs`). As
-    /// it is, 2,500 topics of 100 characters can be named; who has more asks for all of them.
+    /// it is, 1,250 topics of 100 characters can be named; who has more asks for all of them.
     #[must_use]
     pub const fn request_bytes_max(self) -> usize {
         match self {
@@ -92,7 +92,7 @@ impl ApiKey {
             // Names every partition again in each request, and its answer is not held here.
             Self::Fetch => 1 << 20,
             Self::ListOffsets | Self::Metadata | Self::CreateTopics | Self::DeleteTopics => {
-                256 << 10
+                128 << 10
             }
             Self::FindCoordinator | Self::ApiVersions | Self::InitProducerId => 64 << 10,
         }
