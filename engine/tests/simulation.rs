@@ -394,6 +394,9 @@ impl Session {
             Err(_) if partition.marks().log_start > from => return Ok(()),
             found => found?,
         };
+        if config(self.seed, p).retention_bytes < 0 {
+            self.look_by_time(partition, from).await?;
+        }
         let mut known = self.models.borrow_mut();
         let model = &mut known.models[p];
         let at = usize::try_from(from.0).unwrap();
@@ -402,6 +405,17 @@ impl Session {
         if !config(self.seed, p).write_caching {
             model.promise(from.plus(i64::try_from(found.len()).unwrap()));
         }
+        Ok(())
+    }
+
+    /// The batch at `from` must be found by its timestamp: timestamps rise here.
+    async fn look_by_time(&self, partition: &Partition<Sim>, from: Offset) -> Result<(), Failed> {
+        let slice = partition.slice(from, 1).await?;
+        let Some(first) = slice.batches().await?.into_iter().next() else { return Ok(()) };
+        let (at, last) = (first.header().max_timestamp(), first.header().last_offset());
+        let found = partition.find(at).await?;
+        let right = found.is_some_and(|found| found.timestamp >= at && found.offset <= last);
+        assert!(right, "{last} is of {at:?}, and for that time there is {found:?}");
         Ok(())
     }
 
