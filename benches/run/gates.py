@@ -9,7 +9,8 @@ yardstick's rate for the server's CPU time a request; the smaller share counts. 
 B A, A B, ...; a round counts if the two cores were as near to each other all through it.
 
 Rows named kafka-... need --kafka DIR, where kafka-peer.sh keeps Apache Kafka's programs. Needs
-the release binaries: cargo build --release --workspace
+the release binaries: cargo build --release --workspace. The row `idle` drops the page cache, as
+root.
 """
 
 import argparse
@@ -18,9 +19,12 @@ import json
 import os
 import pathlib
 import re
+import selectors
 import shutil
 import signal
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -37,6 +41,10 @@ FAR_NS = 200
 PACED = 0.6
 # A measurement ends after so many seconds, if it has not written its bytes by then.
 SECONDS = 15
+# Consumers that wait while a server is idle; what is on disk when it starts again, and how often.
+IDLE_CONSUMERS = 100
+RESTART_BYTES = "5GB"
+RESTARTS = 3
 # What the JVM needs to have compiled what it runs.
 KAFKA_WARM_UP = "60s"
 
@@ -244,6 +252,8 @@ def measure(options, out, row, server, rate=None):
             if not isinstance(server, Bare):
                 written = ["--bytes", options.bytes, *row.load, *config]
                 load(options, server, "produce", scratch, ["--topic", "load", *written])
+                # What a server still writes back is no part of what a fetch costs.
+                os.sync()
                 if server.warm_up:
                     warm = ["--topic", "load", "--duration", server.warm_up, *row.load]
                     load(options, server, "fetch", scratch, warm)
@@ -311,6 +321,54 @@ def measure_row(options, out, row):
     return entry
 
 
+class Consumers:
+    """Consumers that wait for records that never come: each fetches from the end of partition 0,
+    for Kafka's default `fetch.max.wait.ms`, and again."""
+
+    def __init__(self, address, topic, count):
+        host, port = address.split(":")
+        self.topic = topic.encode()
+        self.selector = selectors.DefaultSelector()
+        for _ in range(count):
+            connection = socket.create_connection((host, int(port)))
+            # Twice: the first answer tells where the log ends.
+            end = self.fetch(connection, 0)
+            self.send(connection, end)
+            self.selector.register(connection, selectors.EVENT_READ, end)
+
+    def send(self, connection, offset):
+        name = struct.pack(">h", len(self.topic)) + self.topic
+        body = (struct.pack(">hhih4s", 1, 4, 0, 4, b"idle")
+                + struct.pack(">iiiibi", -1, 500, 1, 1 << 20, 0, 1) + name
+                + struct.pack(">iiqi", 1, 0, offset, 1 << 20))
+        connection.sendall(struct.pack(">i", len(body)) + body)
+
+    def fetch(self, connection, offset):
+        """The high watermark."""
+        self.send(connection, offset)
+        return self.answer(connection)
+
+    def answer(self, connection):
+        left = struct.unpack(">i", connection.recv(4, socket.MSG_WAITALL))[0]
+        frame = connection.recv(left, socket.MSG_WAITALL)
+        # Correlation id, throttle, one topic, its name, one partition, its index, the error.
+        error, end = struct.unpack_from(">hq", frame, 4 + 4 + 4 + 2 + len(self.topic) + 4 + 4)
+        if error:
+            raise Failed(f"a fetch was answered with error {error}")
+        return end
+
+    def wait(self, seconds):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for key, _ in self.selector.select(until - time.monotonic()):
+                self.answer(key.fileobj)
+                self.send(key.fileobj, key.data)
+
+    def close(self):
+        for key in list(self.selector.get_map().values()):
+            key.fileobj.close()
+
+
 def measure_idle(options):
     """What a server costs that has nothing to do, and how soon it serves."""
     entry = {}
@@ -320,21 +378,46 @@ def measure_idle(options):
             starts.append(server.start(options).start_s)
             server.stop()
         server.start(options)
-        time.sleep(5)
+        one = entry[server.name] = {"start_empty_s": starts, "rss": server.status("VmRSS")}
+        if isinstance(server, Bare):
+            server.stop()
+            continue
+        topic = ["--topic", "load", *produce(*LARGE, 1)]
+        load(options, server, "produce", options.data / "warm-up", [*topic, "--bytes", "1MB"])
+        consumers = Consumers(server.address, "load", IDLE_CONSUMERS)
+        consumers.wait(3)
         began = server.cpu_s()
-        time.sleep(10)
-        one = entry[server.name] = {
-            "start_empty_s": starts, "rss": server.status("VmRSS"),
-            "cpu_percent": (server.cpu_s() - began) * 10}
-        if isinstance(server, Kariz):
-            written = ["--topic", "load", "--bytes", options.bytes, *produce(*LARGE, 1, 16)]
-            for how, after in ((signal.SIGTERM, "start_after_stop_s"),
-                               (signal.SIGKILL, "start_after_kill_s")):
-                load(options, server, "produce", options.data / "warm-up", written)
-                server.stop(how, keep=True)
-                one[after] = server.start(options, keep=True).start_s
+        consumers.wait(10)
+        one |= {"consumers": IDLE_CONSUMERS, "cpu_percent": (server.cpu_s() - began) * 10,
+                "rss_with_consumers": server.status("VmRSS")}
+        consumers.close()
         server.stop()
+        if isinstance(server, Kariz):
+            one |= measure_restarts(options, server)
     return entry
+
+
+def measure_restarts(options, server):
+    """How soon a server serves that has much on its disk, after each kind of end."""
+    server.start(options)
+    written = ["--topic", "load", "--bytes", RESTART_BYTES, "--duration", "60s",
+               *produce(*LARGE, 1, 16), "--topic-config", "write.caching=true"]
+    load(options, server, "produce", options.data / "warm-up", written)
+    one = {"bytes_on_disk": RESTART_BYTES, "start_after_kill_s": [],
+           "start_after_kill_without_cache_s": []}
+    more = ["--topic", "load", "--bytes", "500MB", *produce(*LARGE, 1, 16)]
+    for after, drop in (("start_after_kill_s", False), ("start_after_kill_without_cache_s", True)):
+        for _ in range(RESTARTS):
+            load(options, server, "produce", options.data / "warm-up", more)
+            server.stop(signal.SIGKILL, keep=True)
+            if drop:
+                os.sync()
+                pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+            one[after].append(server.start(options, keep=True).start_s)
+    server.stop(keep=True)
+    one["start_after_stop_s"] = server.start(options, keep=True).start_s
+    server.stop()
+    return one
 
 
 # --- The directory of results ----------------------------------------------------------------
