@@ -319,7 +319,7 @@ fn a_full_disk_stops_writes_and_not_the_core() {
             io.sleep(Duration::from_secs(5)).await;
             append(&log, RECORDS + 1, Timestamp(1), true).await;
             append(&cached, RECORDS, Timestamp(1), true).await;
-            let told = told.borrow();
+            let told = told.take();
             assert!(!told.iter().any(|event| event.contains("CoreFailed")), "{told:?}");
             sim::close(&shard).await.unwrap();
         })
