@@ -12,6 +12,16 @@ import check
 import clients
 
 
+# What a script ends with that cannot check anything on this machine.
+CANNOT_RUN = 77
+
+
+def cannot_run(why):
+    """Ends the script: there is no telling whether the checks would pass."""
+    print(f"not run: {why}", flush=True)
+    sys.exit(CANNOT_RUN)
+
+
 class Tally:
     """Checks on one broker, in a work directory that is left behind if one of them fails."""
 
