@@ -20,6 +20,30 @@ const IOV_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct File {
     fd: Arc<OwnedFd>,
+    /// Below `fd`, for fields are dropped in this order: what it closes is the last of them.
+    _closer: Arc<Closer>,
+}
+
+/// From this length on the room of an unlinked file is freed on another thread: for 1 GiB the last
+/// `close(2)` was measured to take half a second (ext4).
+const SLOW_CLOSE_BYTES: u64 = 4 << 20;
+
+/// Closes the file once nobody has it any more.
+#[derive(Debug)]
+struct Closer(Option<Arc<OwnedFd>>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        let Some(fd) = self.0.take() else { return };
+        let is_slow = rustix::fs::fstat(&fd).is_ok_and(|stat| {
+            stat.st_nlink == 0 && u64::try_from(stat.st_size).is_ok_and(|n| n >= SLOW_CLOSE_BYTES)
+        });
+        if is_slow {
+            // Without a thread it is closed here, late.
+            let _closing =
+                std::thread::Builder::new().name("kariz-close".into()).spawn(move || drop(fd));
+        }
+    }
 }
 
 impl AsFd for File {
@@ -37,13 +61,18 @@ impl File {
             seam::OpenMode::Write => options.write(true),
             seam::OpenMode::Create => options.write(true).create(true).truncate(true),
         };
-        Ok(Self { fd: Arc::new(options.open(path)?.into()) })
+        Ok(Self::new(options.open(path)?))
     }
 
     /// Opens a directory, to sync it.
     pub(super) fn open_dir(path: &Path) -> io::Result<Self> {
-        let dir = std::fs::File::open(path)?;
-        Ok(Self { fd: Arc::new(dir.into()) })
+        Ok(Self::new(std::fs::File::open(path)?))
+    }
+
+    fn new(file: std::fs::File) -> Self {
+        let fd: Arc<OwnedFd> = Arc::new(file.into());
+        let _closer = Arc::new(Closer(Some(Arc::clone(&fd))));
+        Self { fd, _closer }
     }
 
     pub(super) fn start_sync(&self, what: Sync) -> io::Result<Operation> {

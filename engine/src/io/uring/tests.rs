@@ -544,3 +544,30 @@ fn workers_stay_on_the_core() {
     .join()
     .unwrap();
 }
+
+#[test]
+fn a_large_file_that_was_unlinked_is_closed_once_its_last_clone_is_gone() {
+    let dir = Dir::new();
+    let path = dir.file("large");
+    let open = || {
+        // An unlinked file's link reads as its path and ` (deleted)`.
+        let name = path.to_string_lossy().into_owned();
+        fs::read_dir("/proc/self/fd").unwrap().flatten().any(|fd| {
+            fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with(&name))
+        })
+    };
+    let file = File::open(&path, OpenMode::Create).unwrap();
+    file.set_len(8 << 20).unwrap();
+    let reader = file.clone();
+    fs::remove_file(&path).unwrap();
+    drop(file);
+    let mut byte = [1];
+    assert_eq!(reader.read_at(&mut byte, 0).unwrap(), 1, "a reader keeps it");
+    assert!(open());
+    drop(reader);
+    let began = std::time::Instant::now();
+    while open() {
+        assert!(began.elapsed() < Duration::from_secs(10), "it was never closed");
+        thread::yield_now();
+    }
+}
