@@ -565,9 +565,9 @@ fn a_large_file_that_was_unlinked_is_closed_once_its_last_clone_is_gone() {
     assert_eq!(reader.read_at(&mut byte, 0).unwrap(), 1, "a reader keeps it");
     assert!(open());
     drop(reader);
-    let began = std::time::Instant::now();
-    while open() {
-        assert!(began.elapsed() < Duration::from_secs(10), "it was never closed");
+    let closed = (0..200_000).any(|_| {
         thread::yield_now();
-    }
+        !open()
+    });
+    assert!(closed, "it was never closed");
 }
