@@ -197,9 +197,8 @@ impl Index {
         self.latest =
             self.times.last().copied().unwrap_or(TimeEntry { timestamp: Timestamp::NONE, last: 0 });
         self.since_bytes = 0;
-        // The files hold more than is true now: write them anew.
-        self.saved = 0;
-        self.saved_times = 0;
+        // The files hold more than is true now: the caller removes them.
+        self.forget_saved();
     }
 
     /// Writes the entries that are not in the files yet. Not synced: these are the files.
@@ -214,6 +213,21 @@ impl Index {
         self.saved = self.entries.len();
         self.saved_times = self.times.len();
         Ok([index, time_index])
+    }
+
+    /// Whether its files hold what it holds, and nothing else.
+    pub(crate) fn is_saved<I: Io>(&self, io: &I, dir: &Path) -> bool {
+        let len = |path: &Path| {
+            io.open(path, OpenMode::Read).and_then(|file| file.len()).map_or(0, num::index)
+        };
+        len(&names::index(dir, self.base)) == self.entries.len() * ENTRY_BYTES
+            && len(&names::time_index(dir, self.base)) == self.times.len() * TIME_ENTRY_BYTES
+    }
+
+    /// Its files are gone: they will be written anew.
+    pub(crate) fn forget_saved(&mut self) {
+        self.saved = 0;
+        self.saved_times = 0;
     }
 
     fn relative(&self, offset: Offset) -> u32 {

@@ -288,7 +288,13 @@ fn scan_segment<I: Io>(
     let trusted =
         Index::load(io, dir, base, limits.index_interval_bytes, facts.recovery_point, len)
             .filter(|index| is_right(&file, index, facts.recovery_point, len));
-    let index = trusted.unwrap_or_else(|| Index::new(base, limits.index_interval_bytes));
+    let mut index = trusted.unwrap_or_else(|| Index::new(base, limits.index_interval_bytes));
+    if !index.is_saved(io, dir) {
+        // Entries of batches that are gone must not come back, after a later power cut, for others
+        // that have taken their offsets: a file that is cut may grow again, one that is removed not.
+        names::remove_indexes(io, dir, base)?;
+        index.forget_saved();
+    }
     // The entry's batch is scanned again, and must not be noted twice.
     let from = u64::from(index.lookup(facts.recovery_point));
     let mut scan = Scanned {

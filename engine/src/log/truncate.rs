@@ -97,6 +97,8 @@ impl<I: Io> Log<I> {
         active.bytes = cut;
         active.allocated = cut;
         active.index.truncate(end.offset, end.position);
+        // Removed, for a file that is cut may grow again in a power cut.
+        names::remove_indexes(&self.io, &self.dir, active.base)?;
         // The batches behind the last entry that is left: their timestamps, and the way to the next.
         let from = u64::from(active.index.lookup(end.offset));
         let mut heads = Heads::new(active.file.clone(), from, cut);
