@@ -5,8 +5,9 @@
 
 Server on core 0, load on core 1. Every measurement has a fresh server and directory and warms up
 with as much as it then measures. A row is measured twice: in a closed loop, and at 60 % of the
-yardstick's rate for the server's CPU time a request; the smaller share counts. Rounds go A B,
-B A, A B, ...; a round counts if the two cores were as near to each other all through it.
+yardstick's rate (if that is `bare`) for the server's CPU time a request; the smaller share counts.
+Rounds go A B, B A, A B, ...; a round counts if the two cores were as near to each other all
+through it.
 
 Rows named kafka-... need --kafka DIR, where kafka-peer.sh keeps Apache Kafka's programs. Needs
 the release binaries: cargo build --release --workspace. The row `idle` drops the page cache, as
@@ -39,8 +40,6 @@ SERVER_CORE, LOAD_CORE = "0", "1"
 FAR_NS = 200
 # A rate that both sides can hold, so that their cost is compared and not where they saturate.
 PACED = 0.6
-# A measurement ends after so many seconds, if it has not written its bytes by then.
-SECONDS = 15
 # Consumers that wait while a server is idle; what is on disk when it starts again, and how often.
 IDLE_CONSUMERS = 100
 RESTART_BYTES = "5GB"
@@ -244,7 +243,7 @@ def load(options, server, mode, out, flags):
 def measure(options, out, row, server, rate=None):
     """A fresh server, warmed up, under the row's load: the phase that counts, in short."""
     scratch = options.data / "warm-up"
-    ends = ["--duration", f"{SECONDS}s"]
+    ends = ["--duration", f"{options.seconds}s"]
     server.start(options)
     try:
         config = row.topic_config(server)
@@ -314,7 +313,8 @@ def measure_row(options, out, row):
     if row.metric == "p50_ns" or not share:
         return entry
     paced = closed
-    if row.metric == "requests_per_s":
+    # Not against Kafka, whose rate is what is compared.
+    if row.metric == "requests_per_s" and isinstance(row.yardstick, Bare):
         entry["paced_rate"] = medians[0] * PACED
         entry["paced"] = paced = rounds(options, out, row, "paced", entry["paced_rate"])
     entry["cpu_medians"], entry["cpu_share"] = compare(paced, "cpu_ns", row)
@@ -506,6 +506,8 @@ def main():
     parser.add_argument("--rows", default=",".join(default), help=f"of {','.join(names)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bytes", default="2GB", help="what a measurement writes")
+    parser.add_argument("--seconds", type=int, default=15,
+                        help="after which it ends, if it has not written them by then")
     parser.add_argument("--kafka", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--bin", type=pathlib.Path, default=TOP / "target/release")
     parser.add_argument("--data", type=pathlib.Path, default=TOP / "target/gates")
