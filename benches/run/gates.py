@@ -10,7 +10,7 @@ Rounds go A B, B A, A B, ...; a round counts if the two cores were as near to ea
 through it.
 
 Rows named kafka-... need --kafka DIR, where kafka-peer.sh keeps Apache Kafka's programs. Needs
-the release binaries: cargo build --release --workspace. The row `idle` drops the page cache, as
+the release binaries: cargo build --release --workspace. Directories count from the top of the tree. The row `idle` drops the page cache, as
 root.
 """
 
@@ -509,10 +509,12 @@ def main():
     parser.add_argument("--seconds", type=int, default=15,
                         help="after which it ends, if it has not written them by then")
     parser.add_argument("--kafka", type=pathlib.Path, metavar="DIR")
-    parser.add_argument("--bin", type=pathlib.Path, default=TOP / "target/release")
-    parser.add_argument("--data", type=pathlib.Path, default=TOP / "target/gates")
-    parser.add_argument("--results", type=pathlib.Path, default=TOP / "results")
+    parser.add_argument("--bin", type=pathlib.Path, default="target/release")
+    parser.add_argument("--data", type=pathlib.Path, default="target/gates")
+    parser.add_argument("--results", type=pathlib.Path, default="results")
     options = parser.parse_args()
+    # What is written down names no directory of this machine.
+    os.chdir(TOP)
     rows = options.rows.split(",")
     if unknown := set(rows) - set(names):
         parser.error(f"no such rows: {unknown}")
