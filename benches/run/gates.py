@@ -10,8 +10,8 @@ Rounds go A B, B A, A B, ...; a round counts if the two cores were as near to ea
 through it.
 
 Rows named kafka-... need --kafka DIR, where kafka-peer.sh keeps Apache Kafka's programs. Needs
-the release binaries: cargo build --release --workspace. Directories count from the top of the tree. The row `idle` drops the page cache, as
-root.
+the release binaries: cargo build --release --workspace. Directories count from the top of the
+tree. The row `idle` drops the page cache, as root.
 """
 
 import argparse
