@@ -115,8 +115,10 @@ class Bare(Server):
         self.flags = flags
 
     def argv(self, options):
+        # It removes nothing while it is measured, as the others: a file's pages are cheaper when
+        # another file has just given them back.
         return [options.bin / "bare", "--core", SERVER_CORE, "--listen", f"127.0.0.1:{PORT}",
-                "--data", self.data, *self.flags]
+                "--data", self.data, "--keep-bytes", 1 << 40, *self.flags]
 
 
 class Kariz(Server):
@@ -240,21 +242,6 @@ def load(options, server, mode, out, flags):
     return phase
 
 
-def delete_topic(address, topic):
-    """Deletes what the warm-up wrote: memory that was used before costs a tenth of fresh memory."""
-    host, port = address.split(":")
-    name = topic.encode()
-    body = (struct.pack(">hhih5s", 20, 1, 0, 5, b"gates")
-            + struct.pack(">ih", 1, len(name)) + name + struct.pack(">i", 30_000))
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(struct.pack(">i", len(body)) + body)
-        left = struct.unpack(">i", connection.recv(4, socket.MSG_WAITALL))[0]
-        error, = struct.unpack_from(">h", connection.recv(left, socket.MSG_WAITALL)[-2:])
-    if error:
-        raise Failed(f"{topic} could not be deleted: error {error}")
-    time.sleep(1)
-
-
 def measure(options, out, row, server, rate=None):
     """A fresh server, warmed up, under the row's load: the phase that counts, in short."""
     scratch = options.data / "warm-up"
@@ -280,9 +267,6 @@ def measure(options, out, row, server, rate=None):
                 flags += ["--rate", f"{rate:.0f}req/s"]
             warm = [*row.load, "--duration", server.warm_up] if server.warm_up else flags
             load(options, server, "produce", scratch, ["--topic", "warm-up", *warm, *config])
-            if not isinstance(server, Bare):
-                # Bare removes its own old files.
-                delete_topic(server.address, "warm-up")
             phase = load(options, server, "produce", out, ["--topic", "load", *flags, *config])
         commit = server.commit_p99_us() if isinstance(server, Kariz) else None
         rss = server.status("VmRSS")
