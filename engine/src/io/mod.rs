@@ -11,6 +11,7 @@
 //! socket, or makes a random number; and all `unsafe` code of the project is in `io/uring`.
 
 pub mod sim;
+pub(crate) mod turn;
 pub mod uring;
 
 use crate::types::{Instant, Timestamp};

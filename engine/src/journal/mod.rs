@@ -23,6 +23,7 @@ pub(crate) mod entry;
 mod tests;
 
 use crate::checkpoint::write_all;
+use crate::io::turn::SyncTurn;
 use crate::io::{File, Io, OpenMode};
 use crate::num;
 use crc_fast::crc32_iscsi;
@@ -30,7 +31,6 @@ use entry::{Entry, HEAD_BYTES, Item, SECTOR_BYTES, sectors};
 use std::future::Future;
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
 
 /// The journal's name in a shard's directory.
 pub(crate) const FILE_NAME: &str = "kariz.journal";
@@ -81,9 +81,7 @@ pub(crate) struct Journal<I: Io> {
     head: Place,
     capacity: u64,
     size: u64,
-    /// One sync at a time, and whether one has failed: of two that overlap the one that fails can
-    /// take the other's error with it.
-    turn: Rc<tokio::sync::Mutex<bool>>,
+    turn: SyncTurn,
 }
 
 impl<I: Io> Journal<I> {
@@ -98,7 +96,7 @@ impl<I: Io> Journal<I> {
         let slot_count = slots(&file)?.map(|s| s.count).max().unwrap_or(0);
         let first = Place { sequence: 1, position: START };
         let id = io.random();
-        let (tail, head, turn) = (first, first, Rc::default());
+        let (tail, head, turn) = (first, first, SyncTurn::default());
         let mut journal = Self { file, id, slot_count, tail, head, capacity: START, size, turn };
         // Both slots: an old one that outlived a torn write must not name an old circle.
         journal.write_slot(first)?;
@@ -136,18 +134,8 @@ impl<I: Io> Journal<I> {
 
     /// Makes all that was written durable. After one sync that failed all fail.
     pub(crate) fn sync(&self) -> impl Future<Output = io::Result<()>> + 'static {
-        let (file, turn) = (self.file.clone(), Rc::clone(&self.turn));
-        async move {
-            let mut has_failed = turn.lock().await;
-            if *has_failed {
-                return Err(io::Error::other("an earlier sync has failed"));
-            }
-            // One that is given up halfway has failed as far as anybody will know.
-            *has_failed = true;
-            let done = file.sync().await;
-            *has_failed = done.is_err();
-            done
-        }
+        let (file, turn) = (self.file.clone(), self.turn.clone());
+        async move { turn.run(async { file.sync().await }).await }
     }
 
     /// The place of the next entry: `release` up to it once all before it is durable elsewhere.

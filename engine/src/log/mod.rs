@@ -28,6 +28,7 @@ mod truncate;
 pub use truncate::TruncateError;
 
 use crate::futures::join_all;
+use crate::io::turn::SyncTurn;
 use crate::io::{File, Io, OpenMode};
 use crate::num;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
@@ -37,7 +38,6 @@ use scan::ScanError;
 use staging::Staging;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 /// The first step of preallocation; it doubles up to `PREALLOCATE_BYTES_MAX`, so that ten
 /// thousand small partitions do not cost a GiB each.
@@ -103,25 +103,13 @@ pub(crate) struct Unsynced<I: Io> {
     io: I,
     files: Vec<Dirty<I::File>>,
     dir: Option<(PathBuf, u64)>,
-    turn: Turn,
+    turn: SyncTurn,
 }
-
-/// One sync of a log at a time, and whether one has failed: of two that overlap the one that fails
-/// can take the other's error with it.
-type Turn = Rc<tokio::sync::Mutex<bool>>;
 
 impl<I: Io> Unsynced<I> {
     /// Syncs all of it at once; returns how many syncs that took. After one that failed all fail.
     pub(crate) async fn sync(&self) -> io::Result<u64> {
-        let mut has_failed = self.turn.lock().await;
-        if *has_failed {
-            return Err(io::Error::other("an earlier sync of this log has failed"));
-        }
-        // One that is given up halfway has failed as far as anybody will know.
-        *has_failed = true;
-        let done = self.sync_all().await;
-        *has_failed = done.is_err();
-        done
+        self.turn.run(self.sync_all()).await
     }
 
     async fn sync_all(&self) -> io::Result<u64> {
@@ -179,7 +167,7 @@ pub(crate) struct Log<I: Io> {
     next_serial: u64,
     dir_changes: u64,
     dir_synced: u64,
-    turn: Turn,
+    turn: SyncTurn,
 }
 
 impl<I: Io> Log<I> {
@@ -204,7 +192,7 @@ impl<I: Io> Log<I> {
             next_serial: 1,
             dir_changes: 1,
             dir_synced: 0,
-            turn: Turn::default(),
+            turn: SyncTurn::default(),
         }
     }
 
@@ -385,7 +373,7 @@ impl<I: Io> Log<I> {
     pub(crate) fn unsynced(&self) -> Unsynced<I> {
         let dir =
             (self.dir_synced < self.dir_changes).then(|| (self.dir.clone(), self.dir_changes));
-        let (io, turn) = (self.io.clone(), Rc::clone(&self.turn));
+        let (io, turn) = (self.io.clone(), self.turn.clone());
         Unsynced { io, files: self.unsynced.clone(), dir, turn }
     }
 
