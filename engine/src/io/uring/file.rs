@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, mpsc};
 
 /// Slices that one `pwritev(2)` takes. Source: the kernel's UIO_MAXIOV.
 const IOV_MAX: usize = 1024;
@@ -38,12 +38,23 @@ impl Drop for Closer {
         let is_slow = rustix::fs::fstat(&fd).is_ok_and(|stat| {
             stat.st_nlink == 0 && u64::try_from(stat.st_size).is_ok_and(|n| n >= SLOW_CLOSE_BYTES)
         });
-        if is_slow {
-            // Without a thread it is closed here, late.
-            let _closing =
-                std::thread::Builder::new().name("kariz-close".into()).spawn(move || drop(fd));
+        if is_slow && let Some(closing) = closing() {
+            // What cannot be sent comes back, and is closed here.
+            let _sent = closing.send(fd);
         }
     }
+}
+
+/// The way to the thread that closes slow files: one for all cores and any number of files, so that
+/// the end of ten thousand partitions is not ten thousand threads. `None` if it could not be made.
+fn closing() -> Option<&'static mpsc::Sender<Arc<OwnedFd>>> {
+    static CLOSING: OnceLock<Option<mpsc::Sender<Arc<OwnedFd>>>> = OnceLock::new();
+    let start = || {
+        let (sender, files) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("kariz-close".into());
+        thread.spawn(move || files.into_iter().for_each(drop)).ok().map(|_| sender)
+    };
+    CLOSING.get_or_init(start).as_ref()
 }
 
 impl AsFd for File {
