@@ -9,7 +9,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Bytes of the length before a frame.
-const PREFIX_BYTES: usize = 4;
+pub const PREFIX_BYTES: usize = 4;
 
 /// Kafka's default `socket.request.max.bytes`.
 pub const FRAME_BYTES_MAX_DEFAULT: usize = 104_857_600;
@@ -81,7 +81,7 @@ impl FrameCutter {
     }
 
     /// The next frame, if it begins and ends in `stream`, which is what follows the last frame in
-    /// its chunk. Nothing is cut: 4 bytes of length and the frame are to be skipped. So a frame
+    /// its chunk. Nothing is cut: [`PREFIX_BYTES`] and the frame are to be skipped. So a frame
     /// costs no share of the chunk, which is felt at 100 B.
     ///
     /// # Errors

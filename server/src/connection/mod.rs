@@ -25,7 +25,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use kariz_engine::io::{Conn, Io};
 use kariz_engine::types::Instant;
 use kariz_protocol::ApiKey;
-use kariz_protocol::frame::FrameCutter;
+use kariz_protocol::frame::{FrameCutter, PREFIX_BYTES};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -40,8 +40,6 @@ const IN_FLIGHT_MAX: usize = 1024;
 /// Bytes of requests of one connection that wait for their answers, and of answers that wait to
 /// be sent. One request may exceed it. Source: 16 requests of Kafka's largest batch by default.
 const IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Bytes of the length before a frame.
-const LENGTH_BYTES: usize = 4;
 /// How long a connection waits for memory before it looks for those that hold it up.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -223,7 +221,7 @@ impl<I: Io> Connection<I> {
                 }
                 let rest = chunk.get(at..).unwrap_or_default();
                 if let Some(frame) = cutter.whole(rest).map_err(Refusal::from)? {
-                    at += LENGTH_BYTES + frame.len();
+                    at += PREFIX_BYTES + frame.len();
                     handlers::handle(self, &chunk, frame, now)?;
                     continue;
                 }

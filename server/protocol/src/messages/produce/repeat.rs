@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_more_than_one_partition_has_no_pattern() {
+    fn a_second_topic_belongs_to_what_must_be_the_same() {
         for version in 3..=11 {
             let mut topics = one("a", 0, vec![1; 10]);
             topics.extend(one("b", 0, vec![2; 10]));
             let two_topics = frame(version, 1, topics, 1);
             let again = pattern(&two_topics, version);
-            // The second topic is in the tail: the same bytes mean the same, its records too.
+            // It is in the tail: the same bytes mean the same, its records too.
             let other = {
                 let mut topics = one("a", 0, vec![1; 10]);
                 topics.extend(one("b", 0, vec![3; 10]));
