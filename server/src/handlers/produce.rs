@@ -20,7 +20,7 @@ use kariz_protocol::messages::produce::{
 use kariz_protocol::{ApiKey, Cursor, EncodeError, ErrorCode};
 use smallvec::{SmallVec, smallvec};
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 /// The first version in which a client may send zstd. Source: KIP-110.
@@ -62,8 +62,16 @@ struct Repeated<I: Io> {
     version: i16,
     acks: Acks,
     timeout_ms: i32,
-    topic: Rc<Topic<I>>,
+    /// Not kept alive: a deleted topic's files must close although a producer stays connected.
+    topic: Weak<Topic<I>>,
     index: i32,
+}
+
+impl<I: Io> Repeated<I> {
+    /// The topic, if it is still what has its name.
+    fn topic(&self) -> Option<Rc<Topic<I>>> {
+        self.topic.upgrade().filter(|topic| !topic.is_stale())
+    }
 }
 
 /// What a connection remembers of its produces.
@@ -80,19 +88,19 @@ impl<I: Io> Default for LastProduce<I> {
 }
 
 impl<I: Io> LastProduce<I> {
-    /// Remembers a request to partition `index` of `topic`, unless they hardly ever repeat: to
-    /// remember one costs more than to read it.
+    /// Remembers the request in `frame`, if it has one partition, of `topic`; unless requests
+    /// hardly ever repeat: to remember one costs more than to read it.
     fn learn(&self, frame: &[u8], view: &RequestView<'_>, version: i16, topic: &Rc<Topic<I>>) {
-        let misses = self.misses.get().saturating_add(1);
-        self.misses.set(misses);
-        if !misses.is_power_of_two() || view.topics.len() != 1 {
-            return;
-        }
-        let partition = view.topics.iter().next().filter(|topic| topic.partitions.len() == 1);
-        let partition = partition.and_then(|topic| topic.partitions.iter().next());
-        let (Some(acks), Some(partition)) = (Acks::from_code(view.head.acks), partition) else {
+        let (1, Some(only)) = (view.topics.len(), view.topics.iter().next()) else { return };
+        let (1, Some(partition)) = (only.partitions.len(), only.partitions.iter().next()) else {
             return;
         };
+        let Some(acks) = Acks::from_code(view.head.acks) else { return };
+        let misses = self.misses.get().saturating_add(1);
+        self.misses.set(misses);
+        if !misses.is_power_of_two() {
+            return;
+        }
         let flexible = ApiKey::Produce.is_flexible(version);
         let pattern = partition.records.and_then(|records| Pattern::of(frame, records, flexible));
         let answer = Appended::new(version, &topic.name, partition.index);
@@ -103,7 +111,7 @@ impl<I: Io> LastProduce<I> {
                 version,
                 acks,
                 timeout_ms: view.head.timeout_ms,
-                topic: Rc::clone(topic),
+                topic: Rc::downgrade(topic),
                 index: partition.index,
             });
         }
@@ -191,12 +199,13 @@ pub(super) fn repeat<I: Io>(
     arrived: Instant,
 ) -> Result<bool, Refusal> {
     let last = connection.last_produce.last.borrow();
-    let Some(last) = last.as_ref().filter(|last| !last.topic.is_stale()) else { return Ok(false) };
+    let Some(last) = &*last else { return Ok(false) };
     let Some((correlation_id, records)) = last.pattern.matches(frame) else { return Ok(false) };
+    let Some(topic) = last.topic() else { return Ok(false) };
     connection.last_produce.misses.set(0);
     let Repeated { version, index, acks, .. } = *last;
-    let outcome = append(&last.topic, index, chunk.slice_ref(records), version);
-    let name = Name::Known(Rc::clone(&last.topic));
+    let outcome = append(&topic, index, chunk.slice_ref(records), version);
+    let name = Name::Known(topic);
     let partitions = smallvec![PartitionResult { index, outcome }];
     let pending = Pending {
         version,
@@ -351,8 +360,9 @@ impl<I: Io> Pending<I> {
             return None;
         };
         let [PartitionResult { index, outcome }] = &**partitions else { return None };
-        let same =
-            last.version == self.version && last.index == *index && Rc::ptr_eq(&last.topic, topic);
+        let same = last.version == self.version
+            && last.index == *index
+            && last.topic.as_ptr() == Rc::as_ptr(topic);
         match outcome {
             Outcome::Appended { partition, span, .. } if same => {
                 let time = span.append_time.map_or(-1, |t| t.0);

@@ -43,6 +43,76 @@ fn every_served_version_of_produce_is_answered() {
     }
 }
 
+/// The server knows a request again that repeats the one before; it must see all that differs.
+#[test]
+fn a_request_that_repeats_the_last_one_is_answered_for_itself() {
+    let mut c = client();
+    let t = topic(&mut c, "repeats");
+    let good = batch(&["a", "b"]);
+    let mut torn = good.to_vec();
+    *torn.last_mut().unwrap() ^= 1;
+    let torn = Bytes::from(torn);
+    for version in 3..=11 {
+        let first = c.offset(&t, 0, -1).offset;
+        for (n, acks) in (0..).zip([1, 1, 1, -1, -1, 1, -1]) {
+            let answer = c.produce_as(version, acks, &t, 0, Some(good.clone()));
+            let wanted = (ErrorCode::None, first + 2 * n, 0);
+            assert_eq!((answer.error, answer.base_offset, answer.index), wanted);
+            let refused = c.produce_as(version, acks, &t, 0, Some(torn.clone()));
+            assert_eq!((refused.error, refused.base_offset), (ErrorCode::CorruptMessage, -1));
+        }
+        let end = c.offset(&t, 0, -1).offset;
+        assert_eq!(
+            c.produce_as(version, 1, &t, 9, Some(good.clone())).error,
+            ErrorCode::UnknownTopicOrPartition
+        );
+        assert_eq!(
+            c.produce_as(version, 7, &t, 0, Some(good.clone())).error,
+            ErrorCode::InvalidRequiredAcks
+        );
+        assert_eq!(c.offset(&t, 0, -1).offset, end);
+    }
+}
+
+#[test]
+fn a_repeated_request_goes_to_the_topic_that_has_the_name_now() {
+    let mut c = client();
+    for round in 0..3 {
+        assert_eq!(c.create("renewed", 1).error, ErrorCode::None);
+        for n in 0..4 {
+            let answer = c.produce("renewed", 0, batch(&["x"]));
+            assert_eq!((answer.error, answer.base_offset), (ErrorCode::None, n), "round {round}");
+        }
+        // By another: the connection itself is told nothing.
+        assert_eq!(client().delete("renewed").error, ErrorCode::None);
+        let gone = c.produce("renewed", 0, batch(&["x"])).error;
+        assert_eq!(gone, ErrorCode::UnknownTopicOrPartition);
+    }
+}
+
+/// Whoever wrote to a topic keeps nothing of it alive: its room must be free when it is gone.
+#[test]
+fn a_deleted_topic_leaves_no_file_open_while_its_producers_are_connected() {
+    let open_files = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = files.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        links.filter(|link| link.to_string_lossy().contains("abandoned-0")).count()
+    };
+    let mut c = client();
+    assert_eq!(c.create("abandoned", 1).error, ErrorCode::None);
+    for _ in 0..4 {
+        assert_eq!(c.produce("abandoned", 0, batch(&["x"])).error, ErrorCode::None);
+    }
+    assert!(open_files() > 0);
+    assert_eq!(client().delete("abandoned").error, ErrorCode::None);
+    let until = now().0 + 10_000;
+    while open_files() > 0 {
+        assert!(now().0 < until, "its files are still open");
+        std::thread::yield_now();
+    }
+    drop(c);
+}
+
 #[test]
 fn produce_refuses_what_is_no_good_batch() {
     let mut c = client();
