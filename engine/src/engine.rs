@@ -1,6 +1,7 @@
 //! The engine: one pinned thread a core, each running a shard, and the ways to reach them.
 
 mod directory;
+mod memory;
 
 pub use directory::OpenError;
 
@@ -13,7 +14,7 @@ use crate::types::{ShardId, TopicPartition};
 use directory::Directory;
 use std::collections::HashMap;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -49,6 +50,21 @@ impl Default for Config {
             retention_check: Duration::from_secs(300),
             producer_expiration_ms: 86_400_000,
             on_event: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl Config {
+    /// What it says of core `id`, whose directory is `dir`.
+    fn settings(&self, id: ShardId, dir: PathBuf) -> Settings {
+        let cores = u64::try_from(self.cpus.len()).unwrap_or(u64::MAX).max(1);
+        Settings {
+            id,
+            dir,
+            journal_bytes: self.journal_bytes,
+            dirty_bytes_max: memory::dirty_bytes_max() / cores,
+            retention_check: self.retention_check,
+            producer_expiration_ms: self.producer_expiration_ms,
         }
     }
 }
@@ -147,13 +163,7 @@ impl Engine {
         let mut threads = Vec::new();
         let mut opening = Vec::new();
         for (i, (cpu, mailbox)) in (0..shards).zip(config.cpus.iter().zip(receivers)) {
-            let settings = Settings {
-                id: ShardId(i),
-                dir: directory.shard(i),
-                journal_bytes: config.journal_bytes,
-                retention_check: config.retention_check,
-                producer_expiration_ms: config.producer_expiration_ms,
-            };
+            let settings = config.settings(ShardId(i), directory.shard(i));
             let start = Start {
                 cpu: *cpu,
                 settings,

@@ -22,7 +22,7 @@
 //! | `journal` | the circle of entries, its replay |
 //! | `producer` | sequences of idempotent producers, their snapshots |
 //! | `log` | segments: staging, append, read, truncate, retain; `recover` is a decision table |
-//! | `partition` | watermarks, waiters, reads; what one core's partitions share |
+//! | `partition` | watermarks, waiters, reads; what one core's partitions share; its backlog |
 //! | `shard` | one core: group commit, checkpoints, retention, opening and closing, its mailbox |
 //! | [`sim`] | opening a core on the simulated machine |
 //! | `engine` | threads, and the data directory |

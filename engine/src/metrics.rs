@@ -103,6 +103,11 @@ pub struct ShardMetrics {
     pub commit_bytes: Histogram,
     /// Microseconds of each commit, from its start until its waiters are woken.
     pub commit_us: Histogram,
+    /// Microseconds from the first write of each commit's group until all of it is durable: how far
+    /// readers are behind writers, at most.
+    pub lag_us: Histogram,
+    /// Waits for the disk to keep up, before more was received.
+    pub held: Counter,
     /// `fdatasync` calls on journals and segment files.
     pub syncs: Counter,
     /// Segments begun.

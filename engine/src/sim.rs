@@ -16,13 +16,15 @@ use std::time::Duration;
 pub struct Options {
     /// Bytes of its journal; small ones go round often.
     pub journal_bytes: u64,
+    /// Bytes of its files that may wait to be synced before [`Shard::room`] waits.
+    pub dirty_bytes_max: u64,
     /// Told of events.
     pub on_event: Rc<dyn Fn(&Event)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { journal_bytes: 256 << 10, on_event: Rc::new(|_| {}) }
+        Self { journal_bytes: 256 << 10, dirty_bytes_max: u64::MAX, on_event: Rc::new(|_| {}) }
     }
 }
 
@@ -39,6 +41,7 @@ pub async fn open(
         id: ShardId(0),
         dir: dir.to_owned(),
         journal_bytes: options.journal_bytes,
+        dirty_bytes_max: options.dirty_bytes_max,
         retention_check: Duration::from_secs(1),
         producer_expiration_ms: 86_400_000,
     };

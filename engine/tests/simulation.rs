@@ -178,7 +178,10 @@ impl Session {
     async fn open(io: Sim, models: Models, seed: u64) -> Result<Self, Failed> {
         // The smallest goes round many times, and takes few batches at a time.
         let journal_bytes = [4 << 10, 16 << 10, 64 << 10][usize::try_from(seed / 9 % 3).unwrap()];
-        let options = sim::Options { journal_bytes, ..sim::Options::default() };
+        // The smallest wants a checkpoint after every other batch.
+        let dirty_bytes_max =
+            [4 << 10, 64 << 10, u64::MAX][usize::try_from(seed / 11 % 3).unwrap()];
+        let options = sim::Options { journal_bytes, dirty_bytes_max, ..sim::Options::default() };
         let opened = sim::open(io.clone(), Path::new("/data"), options).await;
         let (shard, report) = opened?;
         for p in &report.partitions {
@@ -322,6 +325,8 @@ impl Session {
         values: &[u64],
         producer: Option<(usize, i32)>,
     ) -> Result<(), Failed> {
+        // It comes in time, whatever the disk does: else this is stuck, or late.
+        self.shard.room().await;
         let bytes = usize::try_from(self.pick(400)).unwrap();
         let batch = batch(values, bytes, producer, self.io.timestamp());
         if Disk::of(self.seed).fills_up() {

@@ -172,6 +172,8 @@ fn tell(core: u16, shard: &Shard) -> Told {
         commit_partitions,
         commit_bytes,
         commit_us,
+        lag_us,
+        held,
         syncs,
         rolls,
         segments_deleted,
@@ -199,6 +201,7 @@ fn tell(core: u16, shard: &Shard) -> Told {
             ("commits", commits),
             ("syncs", syncs),
             ("segment_rolls", rolls),
+            ("receives_held_for_the_disk", held),
             ("segments_deleted", segments_deleted),
             ("appends_refused_full", full),
             ("partitions_fenced", fenced),
@@ -210,6 +213,7 @@ fn tell(core: u16, shard: &Shard) -> Told {
         histograms: [
             ("write_seconds", Unit::Microseconds, write_us),
             ("commit_seconds", Unit::Microseconds, commit_us),
+            ("high_watermark_lag_seconds", Unit::Microseconds, lag_us),
             ("commit_partitions", Unit::Number, commit_partitions),
             ("commit_bytes", Unit::Number, commit_bytes),
         ]

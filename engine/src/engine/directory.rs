@@ -9,7 +9,7 @@
 use super::Config;
 use crate::io::uring::Uring;
 use crate::partition::core::OnEvent;
-use crate::shard::{Settings, Shard, adopt};
+use crate::shard::{Shard, adopt};
 use crate::types::ShardId;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -123,13 +123,7 @@ impl Directory {
             if mine.iter().any(|(broker, _)| broker == id) {
                 continue;
             }
-            let settings = Settings {
-                id: ShardId(0),
-                dir: dir.clone(),
-                journal_bytes: config.journal_bytes,
-                retention_check: config.retention_check,
-                producer_expiration_ms: config.producer_expiration_ms,
-            };
+            let settings = config.settings(ShardId(0), dir.clone());
             let (cluster_id, id, mine) = (self.cluster_id.clone(), *id, mine.clone());
             let on_event = std::sync::Arc::clone(&config.on_event);
             // A thread of its own: a runtime is its thread's.

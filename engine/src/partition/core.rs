@@ -4,12 +4,13 @@
 //! The shard's tasks run it; partitions only put themselves on its lists.
 
 use super::Partition;
+use super::backlog::Backlog;
 use crate::futures::Signal;
 use crate::io::Io;
 use crate::journal::entry::Entry;
 use crate::log::staging::Staging;
 use crate::metrics::ShardMetrics;
-use crate::types::Timestamp;
+use crate::types::{Instant, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -68,6 +69,10 @@ pub(crate) struct Group<I: Io> {
     pub(crate) entry: Entry,
     /// Who wrote since the last commit began.
     pub(crate) members: Vec<Partition<I>>,
+    /// How much they wrote.
+    pub(crate) bytes: u64,
+    /// Since when.
+    pub(crate) since: Option<Instant>,
     /// An entry longer than this does not take another batch.
     pub(crate) entry_bytes_max: usize,
 }
@@ -88,8 +93,7 @@ pub(crate) struct Core<I: Io> {
     pub(crate) dirty: Signal,
     /// Somebody waits for the commit.
     pub(crate) demand: Signal,
-    /// Bytes that only the page cache, or the journal, holds for certain.
-    pub(crate) unsynced_bytes: Cell<u64>,
+    pub(crate) backlog: Backlog,
     /// There is enough for a checkpoint, or the journal needs room.
     pub(crate) checkpoint: Signal,
     /// A checkpoint found the disk full: no writes are taken until one succeeds.
@@ -100,7 +104,12 @@ pub(crate) struct Core<I: Io> {
 }
 
 impl<I: Io> Core<I> {
-    pub(crate) fn new(io: I, on_event: OnEvent, entry_bytes_max: usize) -> Self {
+    pub(crate) fn new(
+        io: I,
+        on_event: OnEvent,
+        entry_bytes_max: usize,
+        dirty_bytes_max: u64,
+    ) -> Self {
         Self {
             io,
             metrics: ShardMetrics::default(),
@@ -111,11 +120,13 @@ impl<I: Io> Core<I> {
             group: RefCell::new(Group {
                 entry: Entry::new(),
                 members: Vec::new(),
+                bytes: 0,
+                since: None,
                 entry_bytes_max,
             }),
             dirty: Signal::default(),
             demand: Signal::default(),
-            unsynced_bytes: Cell::new(0),
+            backlog: Backlog::new(dirty_bytes_max),
             checkpoint: Signal::default(),
             is_full: Cell::new(false),
             failed: RefCell::default(),
@@ -145,17 +156,20 @@ impl<I: Io> Core<I> {
         }
     }
 
-    /// Takes the group that has gathered; the next one gathers from now on.
-    pub(crate) fn take_group(&self, spare: Entry) -> (Entry, Vec<Partition<I>>) {
+    /// Takes the group that has gathered; the next one, whose entry is `spare`, gathers from now on.
+    pub(crate) fn take_group(&self, spare: Entry) -> Group<I> {
         let mut group = self.group.borrow_mut();
-        let entry = std::mem::replace(&mut group.entry, spare);
-        (entry, std::mem::take(&mut group.members))
+        let entry_bytes_max = group.entry_bytes_max;
+        let (members, bytes, since) = (Vec::new(), 0, None);
+        let next = Group { entry: spare, members, bytes, since, entry_bytes_max };
+        std::mem::replace(&mut *group, next)
     }
 
     /// The journal is not to be trusted any more: nothing on this core may be acked.
     pub(crate) fn fail(&self, reason: &str) {
         if self.failed.borrow().is_none() {
             *self.failed.borrow_mut() = Some(reason.into());
+            self.backlog.close(true);
             (self.on_event)(&Event::CoreFailed { reason: reason.to_owned() });
         }
     }
@@ -170,6 +184,7 @@ impl<I: Io> Core<I> {
             let what = format!("a checkpoint found no room, and will be tried again: {error}");
             (self.on_event)(&Event::Warning { what });
         }
+        self.backlog.close(why.is_some() || self.failed.borrow().is_some());
     }
 
     pub(crate) fn failure(&self) -> Option<Rc<str>> {

@@ -10,6 +10,7 @@
 //! - After an error of the disk nothing is acked and nothing retried until the partition is
 //!   opened again.
 
+pub(crate) mod backlog;
 pub(crate) mod core;
 mod error;
 mod reach;
@@ -37,7 +38,7 @@ use crate::log::staging::{StagedBatch, Staging};
 use crate::log::{Limits, Log, LogEnd, WriteError};
 use crate::num;
 use crate::producer::{Producers, Verdict};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
+use crate::types::{Instant, LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -415,7 +416,7 @@ impl<I: Io> Inner<I> {
         match state.log.write(&staging, core.io.timestamp()) {
             Ok(()) => {
                 let end = state.log.end_at(state.marks.staged());
-                self.join_group(handle, state, at, end, &staging);
+                self.join_group(handle, state, (at, end), &staging, started);
                 state.marks.write(end);
                 state.producers.mark_written();
                 if std::mem::take(&mut state.is_full) {
@@ -475,16 +476,24 @@ impl<I: Io> Inner<I> {
         &self,
         handle: &Partition<I>,
         state: &mut State<I>,
-        at: LogEnd,
-        end: LogEnd,
+        (at, end): (LogEnd, LogEnd),
         staging: &Staging,
+        now: Instant,
     ) {
         let core = &*self.core;
-        core.unsynced_bytes.set(core.unsynced_bytes.get() + staging.bytes() as u64);
+        let bytes = staging.bytes() as u64;
+        if core.backlog.write(bytes) {
+            core.checkpoint.set();
+        }
         if state.marks.is_write_caching() && state.membership == Membership::None {
             return;
         }
         let group = &mut *core.group.borrow_mut();
+        group.bytes += bytes;
+        group.since.get_or_insert(now);
+        if core.backlog.gather(bytes) {
+            core.demand.set();
+        }
         let gathered = match state.membership {
             Membership::None => {
                 group.members.push(handle.clone());

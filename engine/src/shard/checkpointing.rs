@@ -13,11 +13,9 @@ use std::time::Duration;
 
 /// A checkpoint syncs this many partitions at a time.
 const SYNCS_AT_ONCE: usize = 8;
-/// Recovery reads at most about this much: what was written since the last checkpoint.
-const CHECKPOINT_BYTES: u64 = 256 << 20;
-/// With less than that written, a checkpoint comes after this time.
+/// With little written, a checkpoint comes after this time.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
-/// How often it is looked whether enough was written.
+/// How often it is looked whether one is due, or can succeed that found the disk full.
 const CHECKPOINT_POLL: Duration = Duration::from_millis(500);
 /// Kafka's name for the sign that nothing needs recovery.
 pub(crate) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
@@ -28,18 +26,15 @@ impl<I: Io> Shard<I> {
         let mut last = core.io.now();
         while !self.0.stopped.get() {
             let asked = either(core.checkpoint.wait(), core.io.sleep(CHECKPOINT_POLL)).await;
-            let unsynced = core.unsynced_bytes.get();
-            let is_due = unsynced > 0 && core.io.now() - last >= CHECKPOINT_INTERVAL;
             let is_asked = matches!(asked, Either::Left(())) || core.is_full();
-            if !is_asked && unsynced < CHECKPOINT_BYTES && !is_due {
+            let is_time = core.io.now() - last >= CHECKPOINT_INTERVAL;
+            let is_due = is_time && core.backlog.unsynced() > 0;
+            if !is_asked && !is_due {
                 continue;
             }
             match self.checkpoint().await {
                 Ok(_) => core.set_full(None),
-                Err(error) if is_full(&error) => {
-                    core.set_full(Some(&error));
-                    core.unsynced_bytes.set(core.unsynced_bytes.get() + unsynced);
-                }
+                Err(error) if is_full(&error) => core.set_full(Some(&error)),
                 Err(error) => self.fail(&format!("a checkpoint failed: {error}")),
             }
             last = core.io.now();
@@ -50,9 +45,15 @@ impl<I: Io> Shard<I> {
     /// frees the journal up to where it stood at the beginning; whether it could.
     pub(crate) async fn checkpoint(&self) -> io::Result<bool> {
         let _checkpointing = self.0.checkpointing.lock().await;
+        self.0.core.backlog.begin_checkpoint();
+        let done = self.sync_and_release().await;
+        self.0.core.backlog.end_checkpoint(done.is_ok());
+        done
+    }
+
+    async fn sync_and_release(&self) -> io::Result<bool> {
         let core = &self.0.core;
         let end = self.0.cutting.get().unwrap_or_else(|| self.0.journal.borrow().end());
-        core.unsynced_bytes.set(0);
         for some in self.partitions().chunks(SYNCS_AT_ONCE) {
             let begun = some.iter().filter_map(|partition| partition.begin_checkpoint());
             for done in join_all(begun.map(|share| share.run())).await {

@@ -6,6 +6,7 @@ use crate::io::Io;
 use crate::journal::WriteError;
 use crate::journal::entry::Entry;
 use crate::partition::Commit;
+use crate::partition::core::Group;
 use std::io;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ impl<I: Io> Shard<I> {
         let core = &self.0.core;
         // What came in this turn joins.
         core.drain();
-        let (mut entry, members) = core.take_group(spare);
+        let Group { mut entry, members, bytes, since, .. } = core.take_group(spare);
         if entry.is_empty() && members.is_empty() {
             return entry;
         }
@@ -56,7 +57,13 @@ impl<I: Io> Shard<I> {
                 Err(error) => commit.fail(&error),
             }
         }
-        core.metrics.commit_us.record_us(core.io.now() - started);
+        let now = core.io.now();
+        let took = now - started;
+        core.metrics.commit_us.record_us(took);
+        if let Some(since) = since {
+            core.metrics.lag_us.record_us(now - since);
+        }
+        core.backlog.commit(bytes, took);
         entry.clear();
         entry
     }

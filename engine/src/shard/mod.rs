@@ -46,6 +46,8 @@ pub(crate) struct Settings {
     /// Its directory: a Kafka log directory of its own.
     pub(crate) dir: PathBuf,
     pub(crate) journal_bytes: u64,
+    /// Bytes of its files that may wait to be synced.
+    pub(crate) dirty_bytes_max: u64,
     pub(crate) retention_check: Duration,
     pub(crate) producer_expiration_ms: i64,
 }
@@ -224,6 +226,21 @@ impl<I: Io> Shard<I> {
         until: Instant,
     ) -> Option<usize> {
         partition::any(self.io(), waits, until).await
+    }
+
+    /// Whether the disk keeps up with this core, so that more may be received.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.0.core.backlog.has_room()
+    }
+
+    /// Waits until the disk keeps up with this core: whoever receives what is to be appended does
+    /// so before each piece, or the kernel will stop the core in the middle of an append.
+    pub async fn room(&self) {
+        if !self.has_room() {
+            self.metrics().held.add(1);
+            self.0.core.backlog.room().await;
+        }
     }
 
     /// Runs `task` on this core until it ends.

@@ -130,7 +130,12 @@ impl<I: Io> Shard<I> {
         let journal = Journal::begin(&io, &journal_path, settings.journal_bytes).await?;
         io.sync_dir(&dir).await?;
 
-        let core = Rc::new(Core::new(io.clone(), on_event, journal.entry_bytes_max()));
+        let core = Rc::new(Core::new(
+            io.clone(),
+            on_event,
+            journal.entry_bytes_max(),
+            settings.dirty_bytes_max,
+        ));
         let mut partitions = FxHashMap::default();
         for (found, mut recovered, producers, snapshot) in opened {
             let unsynced = recovered.log.unsynced();

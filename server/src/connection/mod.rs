@@ -12,7 +12,8 @@
 //! until it is answered, so that a client that pipelines sees what it has just done.
 //!
 //! **Bounds:** requests and bytes in flight (past them nothing is received), the unfinished frame
-//! ([`budget`]), and what is gathered for one send.
+//! ([`budget`]), what is gathered for one send, and what the disk has yet to take (past it nothing is
+//! received from whoever produces).
 
 pub(crate) mod budget;
 mod send;
@@ -88,6 +89,8 @@ pub(crate) struct Connection<I: Io> {
     active: Cell<u64>,
     reader: WakeSlot,
     writer: WakeSlot,
+    /// Whether it has ever produced.
+    pub(crate) produces: Cell<bool>,
     /// Most producers send the same request again and again, with other records.
     pub(crate) last_produce: produce::LastProduce<I>,
 }
@@ -105,6 +108,7 @@ impl<I: Io> Connection<I> {
             active: Cell::new(core.tick()),
             reader: WakeSlot::default(),
             writer: WakeSlot::default(),
+            produces: Cell::new(false),
             last_produce: produce::LastProduce::default(),
         });
         let key = core.connections.insert(&connection);
@@ -201,7 +205,11 @@ impl<I: Io> Connection<I> {
         let limit = self.core.config.request_bytes_max;
         let mut cutter = FrameCutter::new(limit);
         let mut claim: Option<Claim> = None;
-        while self.is_open() {
+        loop {
+            self.disk_keeps_up().await;
+            if !self.is_open() {
+                return Ok(());
+            }
             let Some(mut chunk) = self.conn.recv().await.map_err(Ended::Lost)? else {
                 return Ok(());
             };
@@ -237,7 +245,17 @@ impl<I: Io> Connection<I> {
                 self.wait_for_memory(&mut claim, held.saturating_mul(2)).await;
             }
         }
-        Ok(())
+    }
+
+    /// Waits, if this connection has produced, while the disk is too far behind.
+    async fn disk_keeps_up(&self) {
+        if self.produces.get() && !self.core.shard.has_room() {
+            tokio::select! {
+                biased;
+                () = self.core.shard.room() => {}
+                () = self.reader.until(|| !self.is_open()) => {}
+            }
+        }
     }
 
     /// Waits until the unfinished frame may hold `bytes`.

@@ -171,6 +171,7 @@ pub(super) fn handle<I: Io>(
     cursor: &mut Cursor<'_>,
     asked: Asked,
 ) -> Result<(), Refusal> {
+    connection.produces.set(true);
     let request = RequestView::decode(cursor, asked.version)?;
     let acks = Acks::from_code(request.head.acks);
     let mut pending = Pending {

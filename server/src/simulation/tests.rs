@@ -11,12 +11,12 @@ use bytes::{Bytes, BytesMut};
 use kariz_engine::batch::{Batch, announced_bytes};
 use kariz_engine::io::sim::{End, Faults, Outcome, Sim, SimConn, World};
 use kariz_engine::io::{Conn, Io};
-use kariz_engine::sim;
+use kariz_engine::{Shard, sim};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::frame::FrameCutter;
 use kariz_protocol::header::{decode_response, encode_request};
 use kariz_protocol::messages::{Request, create_topics, fetch, list_offsets, produce};
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -60,7 +60,7 @@ fn address() -> SocketAddr {
 }
 
 /// Starts the server; it accepts when this returns.
-async fn serve(io: Sim) {
+async fn serve(io: Sim) -> Shard<Sim> {
     let opened = sim::open(io, Path::new("/data"), sim::Options::default()).await;
     let (shard, report) = opened.unwrap();
     let config = Arc::new(Settings::new(None, &[], 1).unwrap());
@@ -83,6 +83,7 @@ async fn serve(io: Sim) {
     shard.spawn(async move {
         accept::serve(core, listener).await.unwrap();
     });
+    shard
 }
 
 /// A client that may send several requests before it receives.
@@ -300,6 +301,50 @@ fn what_is_not_durable_in_time_is_neither_acknowledged_nor_shown() {
             assert_eq!((end.error, end.offset), (ErrorCode::None, 2));
             let found: Vec<_> = client.read_all().await.into_values().collect();
             assert_eq!(found, ["late", "written"]);
+        })
+        .done();
+}
+
+/// The page cache takes what the disk does not, but whoever reads is to be no further behind than
+/// the disk, and the kernel must not be the one who stops the core.
+#[test]
+fn a_producer_is_not_heard_while_the_disk_is_behind_and_all_others_are() {
+    let disk_latency = Duration::from_secs(1)..Duration::from_secs(2);
+    let mut world = World::new(1, Faults { disk_latency, ..Faults::none() });
+    world
+        .boot(|io| async move {
+            let shard = serve(io.clone()).await;
+            let (mut producer, mut other) =
+                (Client::connect(&io).await, Client::connect(&io).await);
+            producer.create().await;
+            let before = shard.metrics().append_bytes.get();
+            let is_answered = Rc::new(Cell::new(false));
+            let (done, machine) = (Rc::clone(&is_answered), io.clone());
+            shard.spawn(async move {
+                let value = "x".repeat(300_000);
+                for _ in 0..BATCHES {
+                    producer.send(9, &produce_request(&machine, 1, 30_000, &value)).await;
+                }
+                for n in 0..BATCHES {
+                    let answer = producer.receive::<produce::Request>(9).await;
+                    let answer = &answer.topics[0].partitions[0];
+                    let wanted = (ErrorCode::None, i64::try_from(n).unwrap());
+                    assert_eq!((answer.error, answer.base_offset), wanted);
+                }
+                done.set(true);
+            });
+            io.sleep(Duration::from_millis(500)).await;
+            let appended = shard.metrics().append_bytes.get() - before;
+            assert!((4 << 20..5 << 20).contains(&appended), "{appended} bytes, and none durable");
+            assert!(!shard.has_room());
+            assert_eq!(shard.metrics().held.get(), 1);
+            let asked = io.now();
+            assert_eq!(other.fetch(0, -1).await, (ErrorCode::None, 0));
+            let waited = io.now() - asked;
+            assert!(waited < Duration::from_secs(1), "a reader waited {waited:?}");
+            while !is_answered.get() {
+                io.sleep(Duration::from_secs(1)).await;
+            }
         })
         .done();
 }
