@@ -157,6 +157,23 @@ fn every_request_is_answered_with_a_piece_of_the_file() {
 }
 
 #[test]
+fn every_connection_begins_at_a_piece_of_its_own() {
+    let args =
+        ["--send-file", "--bytes", "1000", "--file-bytes", "100000", "--append-bytes", "999"];
+    let bare = Bare::start("spread", &args);
+    let file = std::fs::read(bare.dir.join("answers.bare")).unwrap();
+    let connections: Vec<_> = (0..16).map(|_| bare.connect()).collect();
+    let mut pieces = std::collections::BTreeSet::new();
+    for mut stream in connections {
+        stream.write_all(&frame(1, 30)).unwrap();
+        let (_, piece) = answer(&mut stream);
+        assert!(file.chunks(1000).any(|chunk| chunk == piece), "no piece of the file");
+        pieces.insert(piece);
+    }
+    assert_eq!(pieces.len(), 16);
+}
+
+#[test]
 fn a_stream_of_no_frames_is_cut_off() {
     let bare = Bare::start("cut-off", &[]);
     let mut stream = bare.connect();

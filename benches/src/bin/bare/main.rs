@@ -45,7 +45,7 @@ use clap::Parser;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -74,6 +74,10 @@ struct Args {
     /// Bytes of the file of --send-file
     #[arg(long, default_value_t = 1 << 30)]
     file_bytes: u64,
+    /// In pieces of so many bytes the file of --send-file is written: as what comes in one turn is
+    /// appended to a log. The smaller, the more the page cache has to look up for an answer
+    #[arg(long, default_value_t = 1 << 20)]
+    append_bytes: u32,
     /// Files to append to: connection i appends to file i mod N
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     partitions: u16,
@@ -119,7 +123,7 @@ fn serve(args: &Args) -> Result<Infallible, (String, io::Error)> {
     let limits = file::Limits { segment_bytes: args.segment_bytes, keep_bytes: args.keep_bytes };
     let files = || file::Files::create(&args.data, usize::from(args.partitions), limits);
     let service = if args.send_file {
-        prepare(&args.data, args.file_bytes, args.bytes).map(server::Service::File)
+        prepare(args).map(server::Service::File)
     } else if args.flush {
         files().and_then(|files| {
             Ok(server::Service::Durable(files, commit::Commits::create(&args.data)?))
@@ -138,20 +142,21 @@ fn serve(args: &Args) -> Result<Infallible, (String, io::Error)> {
     server::run(ring, &listener, service, args.spins).map_err(during("serving".to_owned()))
 }
 
-/// Makes the file of `--send-file` in `dir`: written, so it is in the page cache.
-fn prepare(dir: &Path, file_bytes: u64, answer_bytes: u32) -> io::Result<answers::Source> {
+/// Makes the file of `--send-file`: written, so it is in the page cache.
+fn prepare(args: &Args) -> io::Result<answers::Source> {
+    let Args { file_bytes, bytes: answer_bytes, append_bytes, .. } = *args;
     if u64::from(answer_bytes) > file_bytes {
         return Err(io::Error::other("an answer (--bytes) is longer than its file (--file-bytes)"));
     }
-    std::fs::create_dir_all(dir)?;
+    std::fs::create_dir_all(&args.data)?;
     let mut file = std::fs::File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(true)
-        .open(dir.join("answers.bare"))?;
+        .open(args.data.join("answers.bare"))?;
     let mut left = file_bytes;
-    let mut piece = vec![0_u8; 1 << 20];
+    let mut piece = vec![0_u8; append_bytes.max(1) as usize];
     while left > 0 {
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
         file.write_all(&piece[..len])?;

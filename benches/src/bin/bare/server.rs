@@ -62,7 +62,10 @@ impl Server {
                 let socket = socket?;
                 rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
                 let answers = match &self.service {
-                    Service::File(source) => Answers::File(FromFile::new(source.clone())),
+                    Service::File(source) => {
+                        let slot = self.connections.vacant_key();
+                        Answers::File(FromFile::new(source.clone(), slot))
+                    }
                     Service::Written(_) | Service::Durable(..) => {
                         Answers::Canned(Canned::default())
                     }
