@@ -86,6 +86,9 @@ fn parse_cores(text: &str) -> Result<Cores, String> {
     Ok(Cores(cores))
 }
 
+/// What is logged.
+const LOG: &str = "KARIZ_LOG";
+
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
@@ -93,7 +96,14 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("KARIZ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = std::env::var(LOG).unwrap_or_else(|_| "info".to_owned());
+    let filter = match EnvFilter::try_new(&filter) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("kariz: {LOG}={filter} is no log filter ({error}); try {LOG}=debug");
+            return ExitCode::from(2);
+        }
+    };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match cli.command {
         Command::Serve(serve) => run(serve).map(|()| true),

@@ -218,3 +218,12 @@ fn what_cannot_be_is_refused_with_a_reason() {
     assert!(refused(&["check", data]).contains("broker-"));
     assert!(refused(&["dump", "/no/such/file"]).contains("/no/such/file"));
 }
+
+#[test]
+fn a_log_filter_that_is_none_is_refused() {
+    let output = Command::new(KARIZ).arg("settings").env("KARIZ_LOG", "kariz=loud").output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(why.contains("KARIZ_LOG=kariz=loud is no log filter"), "{why}");
+}
