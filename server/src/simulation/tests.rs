@@ -9,13 +9,15 @@ use crate::config::Settings;
 use crate::core::Core;
 use bytes::{Bytes, BytesMut};
 use kariz_engine::batch::{Batch, announced_bytes};
-use kariz_engine::io::sim::{End, Faults, Outcome, Sim, SimConn, World};
+use kariz_engine::io::sim::{End, Fault, Faults, OpKind, Outcome, Rule, Sim, SimConn, World};
 use kariz_engine::io::{Conn, Io};
 use kariz_engine::{Shard, sim};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::frame::FrameCutter;
 use kariz_protocol::header::{decode_response, encode_request};
-use kariz_protocol::messages::{Request, create_topics, fetch, list_offsets, produce};
+use kariz_protocol::messages::{
+    Request, create_topics, fetch, init_producer_id, list_offsets, produce,
+};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -345,6 +347,34 @@ fn a_producer_is_not_heard_while_the_disk_is_behind_and_all_others_are() {
             while !is_answered.get() {
                 io.sleep(Duration::from_secs(1)).await;
             }
+        })
+        .done();
+}
+
+#[test]
+fn without_room_for_a_block_of_producer_ids_a_producer_is_told_to_try_again() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            let cluster = |path: &str| path.contains("__cluster_metadata");
+            let full = Rule::on(OpKind::Write, Fault::NoSpace).named(cluster);
+            io.set_faults(Faults::none().with(full));
+            let request = init_producer_id::Request::default();
+            for _ in 0..2 {
+                let refused = client.call(4, &request).await;
+                let wanted = (ErrorCode::CoordinatorLoadInProgress, -1);
+                assert_eq!((refused.error, refused.producer_id), wanted);
+            }
+            io.set_faults(Faults::none());
+            let mut ids = Vec::new();
+            for _ in 0..2 {
+                let given = client.call(4, &request).await;
+                assert_eq!((given.error, given.producer_epoch), (ErrorCode::None, 0));
+                ids.push(given.producer_id);
+            }
+            assert!(ids[0] >= 0 && ids[1] > ids[0], "{ids:?}");
         })
         .done();
 }
