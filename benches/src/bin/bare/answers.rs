@@ -128,7 +128,7 @@ impl FromFile {
         // Multiples of the golden ratio lie spread, however many they are.
         let share = (slot as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let pieces = source.file_bytes / u64::from(source.answer_bytes.max(1));
-        let position = (pieces * share >> 32) * u64::from(source.answer_bytes);
+        let position = ((pieces * share) >> 32) * u64::from(source.answer_bytes);
         Self { source, waiting: VecDeque::new(), head: Vec::new(), left: 0, position }
     }
 
