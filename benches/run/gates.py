@@ -15,6 +15,7 @@ tree. The row `idle` drops the page cache, as root.
 """
 
 import argparse
+import collections
 import datetime
 import json
 import os
@@ -511,12 +512,27 @@ def table(summary):
                    f"{bounds} ms (a round each).\n")
     if idle := summary["rows"].get("idle"):
         yield f"\nIdle, and start-up:\n\n```json\n{json.dumps(idle, indent=1)}\n```\n"
-    said = {why for row in summary["rows"].values() for part in ("closed", "paced")
-            for one in row.get(part, []) for side in one.values() if isinstance(side, dict)
-            for why in side["invalid"]}
+    measured = [side for row in summary["rows"].values() for part in ("closed", "paced")
+                for one in row.get(part, []) for side in one.values() if isinstance(side, dict)]
+    said = collections.defaultdict(list)
+    for side in measured:
+        # A phase is told by its name before the run as a whole is.
+        for why in {re.sub("^(produce|fetch): ", "", why) for why in side["invalid"]}:
+            said[re.sub(r"[\d.]+ (?:[mun]?s|%)", "_", why)].append(why)
     if said:
-        yield "\nWhat the load generator says against its numbers:\n\n"
-        yield from (f"- {why}\n" for why in sorted(said))
+        yield (f"\nWhat the load generator says against its numbers, in so many of {len(measured)} "
+               "measurements, with the worst of each:\n\n")
+        for whys in sorted(said.values(), key=len, reverse=True):
+            worst = max(whys, key=lambda why: [ns(n) for n in re.findall(NUMBER, why)])
+            yield f"- {len(whys)}: {worst}\n"
+
+
+NUMBER = r"([\d.]+) ([mun]?s|%)"
+
+
+def ns(number):
+    value, unit = number
+    return float(value) * {"us": 1e3, "ms": 1e6, "s": 1e9}.get(unit, 1)
 
 
 def main():
