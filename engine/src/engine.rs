@@ -108,18 +108,26 @@ pub enum ShutdownError {
 
 /// A log engine on a data directory. Clones are the same engine.
 ///
-/// Dropping the last one without [`Engine::shutdown`] is a crash, and as safe as one.
+/// Dropping the last one without [`Engine::shutdown`] is a crash, and as safe as one. It does not
+/// wait: the data directory is free, and its files are closed, when the cores' threads have ended.
 #[derive(Clone)]
 pub struct Engine(Arc<Shared>);
 
 struct Shared {
-    handle: Handle,
+    cores: Cores,
     recovery: Recovery,
     cluster_id: String,
     threads: Mutex<Vec<JoinHandle<std::io::Result<()>>>>,
     outcome: Arc<Outcome>,
-    /// Locked until the threads have ended.
-    directory: Mutex<Option<Directory>>,
+}
+
+/// The running cores. They hold their own handles, so they end when they are told to.
+struct Cores(Handle);
+
+impl Drop for Cores {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
 }
 
 /// The first thing that ends the engine.
@@ -149,7 +157,7 @@ impl Engine {
     /// # Errors
     /// [`OpenError`].
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
-        let directory = Directory::open(dir.as_ref(), &config)?;
+        let directory = Arc::new(Directory::open(dir.as_ref(), &config)?);
         let cluster_id = directory.cluster_id().to_owned();
         let shards = u16::try_from(config.cpus.len()).map_err(|_| OpenError::Cores)?;
         let mut senders = Vec::new();
@@ -159,7 +167,7 @@ impl Engine {
             senders.push(sender);
             receivers.push(receiver);
         }
-        let handle = Handle::new(senders);
+        let cores = Cores(Handle::new(senders));
         let mut threads = Vec::new();
         let mut opening = Vec::new();
         for (i, (cpu, mailbox)) in (0..shards).zip(config.cpus.iter().zip(receivers)) {
@@ -170,8 +178,9 @@ impl Engine {
                 broker_id: directory.broker_id(i),
                 cluster_id: cluster_id.clone(),
                 on_event: Arc::clone(&config.on_event),
-                handle: handle.clone(),
+                handle: cores.0.clone(),
                 mailbox,
+                directory: Arc::clone(&directory),
             };
             let (opened, wait) = std::sync::mpsc::sync_channel(1);
             let thread = std::thread::Builder::new()
@@ -181,24 +190,28 @@ impl Engine {
             threads.push(thread);
             opening.push((ShardId(i), wait));
         }
-        let mut reports = Vec::new();
-        for (shard, wait) in opening {
-            match wait.recv() {
-                Ok(Ok(report)) => reports.push(report),
-                Ok(Err(source)) => return Err(OpenError::Shard { shard, source }),
-                Err(_) => {
-                    let source = std::io::Error::other("its thread ended early");
-                    return Err(OpenError::Shard { shard, source });
-                }
+        let opened = opening.into_iter().map(|(shard, wait)| match wait.recv() {
+            Ok(report) => report.map_err(|source| OpenError::Shard { shard, source }),
+            Err(_) => {
+                let source = std::io::Error::other("its thread ended early");
+                Err(OpenError::Shard { shard, source })
             }
-        }
+        });
+        let reports = match opened.collect::<Result<Vec<_>, _>>() {
+            Ok(reports) => reports,
+            Err(error) => {
+                // Waited for, so that the directory is free when the caller tries again.
+                drop(cores);
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                return Err(error);
+            }
+        };
         Ok(Self(Arc::new(Shared {
-            handle,
+            cores,
             recovery: Recovery { shards: reports },
             cluster_id,
             threads: Mutex::new(threads),
             outcome: Arc::default(),
-            directory: Mutex::new(Some(directory)),
         })))
     }
 
@@ -217,13 +230,13 @@ impl Engine {
     /// How many cores there are.
     #[must_use]
     pub fn shards(&self) -> u16 {
-        self.0.handle.shards()
+        self.0.cores.0.shards()
     }
 
     /// A way to every core.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        self.0.handle.clone()
+        self.0.cores.0.clone()
     }
 
     /// Runs `app` on every core. Call it again for another protocol: they share the partitions.
@@ -238,7 +251,7 @@ impl Engine {
     {
         for shard in 0..self.shards() {
             let (app, outcome) = (app.clone(), Arc::clone(&self.0.outcome));
-            self.0.handle.send(
+            self.0.cores.0.send(
                 ShardId(shard),
                 Box::new(move |shard: Shard| {
                     let running = shard.guard();
@@ -279,7 +292,7 @@ impl Engine {
     /// # Errors
     /// [`ShutdownError`]: the first core that did not end in order.
     pub fn shutdown(&self, grace: Duration) -> Result<(), ShutdownError> {
-        self.0.handle.stop(grace);
+        self.0.cores.0.stop(grace);
         // Held until all have ended: who shuts down a second time waits too.
         let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut first = Ok(());
@@ -291,7 +304,6 @@ impl Engine {
             };
             first = first.and(ended);
         }
-        drop(self.0.directory.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.0.outcome.end(Ok(()));
         first
     }
@@ -306,13 +318,16 @@ struct Start {
     on_event: Arc<dyn Fn(&Event) + Send + Sync>,
     handle: Handle,
     mailbox: Mailbox,
+    /// Locked until the last core has ended, however the engine ends.
+    directory: Arc<Directory>,
 }
 
 type Opened = std::sync::mpsc::SyncSender<std::io::Result<RecoveryReport>>;
 
 impl Start {
     fn run(self, opened: &Opened) -> std::io::Result<()> {
-        let Self { cpu, settings, broker_id, cluster_id, on_event, handle, mut mailbox } = self;
+        let Self { cpu, settings, broker_id, cluster_id, on_event, handle, mut mailbox, directory } =
+            self;
         let failed = opened.clone();
         let told = opened.clone();
         let ran = Uring::run(Some(cpu), move |io| async move {
@@ -326,6 +341,7 @@ impl Start {
             while let Some(job) = mailbox.recv().await {
                 match job {
                     Job::Run(job) => job(shard.clone()),
+                    Job::Abandon => return Ok(()),
                     Job::Stop(grace) => {
                         shard.stop();
                         let until = shard.io().now().plus(grace);
@@ -334,9 +350,9 @@ impl Start {
                     }
                 }
             }
-            // Nobody can reach this core any more, and nobody shut it down: as a crash.
             Ok(())
         });
+        drop(directory);
         match ran {
             Ok(ended) => {
                 if let Err(error) = &ended {

@@ -125,3 +125,46 @@ fn what_was_written_is_there_after_a_restart_and_after_a_crash() {
     assert_eq!(block_on(read(&engine.handle(), &name)).last(), more.last());
     engine.shutdown(Duration::from_secs(1)).unwrap();
 }
+
+/// Dropping the engine is a crash, and the process that embeds it lives on.
+#[test]
+fn an_engine_that_is_dropped_in_the_middle_of_its_work_leaves_no_file_open() {
+    let dir = Dir::new("dropped");
+    let open_files = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = files.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        links.filter(|link| link.starts_with(&dir.0)).count()
+    };
+    for round in 0..5 {
+        let engine = Engine::open(&dir.0, config()).unwrap();
+        let handle = engine.handle();
+        let append = handle.on(ShardId(0), move |shard| async move {
+            let name = TopicPartition::new("t", round);
+            let (id, epoch) = (TopicId([7; 16]), LeaderEpoch(0));
+            let partition = shard.create(&name, id, epoch, LogConfig::default()).await.unwrap();
+            // Written at the end of the turn, and not yet durable.
+            partition.append(&batch("provisional")).unwrap();
+        });
+        block_on(append).unwrap();
+        assert!(open_files() > 0);
+        drop((engine, handle));
+        let closed = (0..100_000).any(|_| {
+            std::thread::yield_now();
+            open_files() == 0
+        });
+        assert!(closed, "round {round}: files are open that nobody can reach");
+    }
+}
+
+#[test]
+fn an_engine_that_did_not_open_leaves_the_directory_free() {
+    let dir = Dir::new("half-open");
+    let two = Config { cpus: vec![0, 0], ..config() };
+    // Where the second core's directory should be.
+    let in_the_way = dir.0.join("broker-257");
+    std::fs::write(&in_the_way, "no directory").unwrap();
+    let refused = Engine::open(&dir.0, two.clone()).map(drop).unwrap_err();
+    assert!(matches!(refused, OpenError::Shard { shard: ShardId(1), .. }), "{refused}");
+    std::fs::remove_file(&in_the_way).unwrap();
+    Engine::open(&dir.0, two).unwrap().shutdown(Duration::from_secs(1)).unwrap();
+}

@@ -165,6 +165,13 @@ impl<I: Io> Core<I> {
         std::mem::replace(&mut *group, next)
     }
 
+    /// Forgets who waits to be written or committed: they hold the core that lists them, and would
+    /// keep it, themselves and their files for ever.
+    pub(crate) fn forget(&self) {
+        self.staged.take();
+        self.group.borrow_mut().members.clear();
+    }
+
     /// The journal is not to be trusted any more: nothing on this core may be acked.
     pub(crate) fn fail(&self, reason: &str) {
         if self.failed.borrow().is_none() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// The engine has shut down.
+/// The engine has shut down, or was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the engine has shut down")]
 pub struct Closed;
@@ -18,6 +18,8 @@ pub(crate) enum Job {
     Run(Box<dyn FnOnce(Shard) + Send>),
     /// The end, once the apps have ended or the time is over.
     Stop(Duration),
+    /// The end at once, as in a crash.
+    Abandon,
 }
 
 pub(crate) type Mailbox = mpsc::UnboundedReceiver<Job>;
@@ -40,7 +42,7 @@ impl Handle {
     /// Runs `f` on core `shard` and waits for what it returns.
     ///
     /// # Errors
-    /// [`Closed`] if the engine has shut down, or does before `f` has ended.
+    /// [`Closed`] if the engine has shut down or was dropped, or is before `f` has ended.
     pub async fn on<F, Fut, T>(&self, shard: ShardId, f: F) -> Result<T, Closed>
     where
         F: FnOnce(Shard) -> Fut + Send + 'static,
@@ -70,9 +72,17 @@ impl Handle {
     }
 
     pub(crate) fn stop(&self, grace: Duration) {
+        self.send_all(|| Job::Stop(grace));
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.send_all(|| Job::Abandon);
+    }
+
+    fn send_all(&self, job: impl Fn() -> Job) {
         for core in &*self.0 {
             // A core that has ended already is what is wanted.
-            let _ended = core.send(Job::Stop(grace));
+            let _ended = core.send(job());
         }
     }
 }

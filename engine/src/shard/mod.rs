@@ -100,6 +100,12 @@ struct Inner<I: Io> {
     handle: OnceCell<Handle>,
 }
 
+impl<I: Io> Drop for Inner<I> {
+    fn drop(&mut self) {
+        self.core.forget();
+    }
+}
+
 impl<I: Io> Shard<I> {
     /// Which core this is.
     #[must_use]
