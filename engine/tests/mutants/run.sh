@@ -4,19 +4,20 @@
 #
 #   engine/tests/mutants/run.sh [NAME...]      all of them, or those named
 #
-# SEEDS (2000) is how many the simulation may try; CARGO_TARGET_DIR is where it is built, beside
-# what `cargo sim` has built already. Ends with a line `N passed, N failed`.
+# SEEDS (2000) is how many the simulation may try. Built in CARGO_TARGET_DIR/mutants, apart from all
+# else: to cargo the copy is the same package, and a mutant would be run in the original's place.
+# Ends with a line `N passed, N failed`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 seeds=${SEEDS:-2000}
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
+copy=${CARGO_TARGET_DIR:-$root/target}/mutants
+export CARGO_TARGET_DIR=$copy/target
 
 # The engine alone: a workspace of one, with the versions that the whole one has. Always in the same
 # place, so that one build takes the place of the last.
-copy=$CARGO_TARGET_DIR/mutants
-rm -rf "$copy"
+rm -rf "$copy/engine"
 mkdir -p "$copy"
 sed 's|^members = .*|members = ["engine"]|' "$root/Cargo.toml" >"$copy/Cargo.toml"
 cp "$root/Cargo.lock" "$copy/"
