@@ -57,12 +57,11 @@ impl Default for Config {
 impl Config {
     /// What it says of core `id`, whose directory is `dir`.
     fn settings(&self, id: ShardId, dir: PathBuf) -> Settings {
-        let cores = u64::try_from(self.cpus.len()).unwrap_or(u64::MAX).max(1);
         Settings {
             id,
             dir,
             journal_bytes: self.journal_bytes,
-            dirty_bytes_max: memory::dirty_bytes_max() / cores,
+            dirty_bytes_max: memory::dirty_bytes_max(self.cpus.len()),
             retention_check: self.retention_check,
             producer_expiration_ms: self.producer_expiration_ms,
         }
@@ -157,6 +156,8 @@ impl Engine {
     /// # Errors
     /// [`OpenError`].
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        // From here: a core's thread would bind it to that core.
+        crate::io::uring::start_closing();
         let directory = Arc::new(Directory::open(dir.as_ref(), &config)?);
         let cluster_id = directory.cluster_id().to_owned();
         let shards = u16::try_from(config.cpus.len()).map_err(|_| OpenError::Cores)?;

@@ -55,6 +55,12 @@ impl Http {
     }
 }
 
+impl Drop for Http {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+    }
+}
+
 /// Serves the metrics of the engine behind `handle` on `at`.
 ///
 /// # Errors

@@ -86,7 +86,8 @@ pub enum StartError {
 #[error("{0}")]
 pub struct StopError(String);
 
-/// A server that runs. Clones are the same one; it goes on when all are dropped.
+/// A server that runs. Clones are the same one. When all are dropped and none was told to
+/// [`Server::stop`], it ends as in a crash, soon after.
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,

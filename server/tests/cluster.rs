@@ -157,6 +157,35 @@ fn another_number_of_cores_moves_partitions() {
     server.stop().unwrap();
 }
 
+/// Dropped and not stopped: a crash, for a process that goes on.
+#[test]
+fn a_server_that_is_dropped_lets_go_of_its_directory_and_its_ports() {
+    let dir = TempDir::new();
+    let metrics = Some("127.0.0.1:0".parse().unwrap());
+    let first = Server::start(Options { metrics, ..options(dir.path(), 2) }).unwrap();
+    let mut c = client(&first);
+    assert_eq!(c.create("t", 2).error, ErrorCode::None);
+    assert_eq!(c.produce("t", 0, batch(&["kept"])).error, ErrorCode::None);
+    let (listen, metrics) = (first.bootstrap(), first.metrics());
+    drop(first);
+    let until = common::now().0 + 10_000;
+    let second = loop {
+        match Server::start(Options { listen, metrics, ..options(dir.path(), 2) }) {
+            Ok(second) => break second,
+            // Its threads take a moment.
+            Err(error) => assert!(common::now().0 < until, "{error}"),
+        }
+        std::thread::yield_now();
+    };
+    // The client of the first is not served by it any more.
+    assert!(c.is_closed());
+    assert_eq!(
+        values(&client(&second).fetch("t", 0, 0).records.unwrap()),
+        [(0, "kept".to_owned())]
+    );
+    second.stop().unwrap();
+}
+
 #[test]
 fn a_data_directory_has_one_server() {
     let fixture = Fixture::start(1);

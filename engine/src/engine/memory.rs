@@ -5,20 +5,26 @@ use std::path::Path;
 
 /// Where control groups are mounted. Source: systemd, and every container runtime.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// The kernel's default `vm.dirty_background_ratio`, a percentage.
+/// The kernel's defaults of `vm.dirty_background_ratio` and `vm.dirty_ratio`, percentages.
 const BACKGROUND_RATIO: u64 = 10;
+const RATIO: u64 = 20;
+/// What a core has at least, whatever the settings: some group writes.
+const CORE_BYTES_MIN: u64 = 16 << 20;
 
-/// From so many dirty bytes on the kernel writes them back by itself; somewhat above it makes
-/// writers wait. Of the machine, or of the process's control group if that has less memory.
-pub(super) fn dirty_bytes_max() -> u64 {
+/// So many bytes each of `cores` may have that are not on the disk: from there on the kernel writes
+/// back by itself, and half-way to its limit it makes writers wait. Of the machine's memory, or of
+/// the process's control group if that has less.
+pub(super) fn dirty_bytes_max(cores: usize) -> u64 {
+    let memory = machine_bytes().min(cgroup_bytes());
     let setting = |name| number(&Path::new("/proc/sys/vm").join(name));
-    match setting("dirty_background_bytes") {
+    let limit = |bytes, ratio, default| match setting(bytes) {
         Some(bytes) if bytes > 0 => bytes,
-        _ => {
-            let ratio = setting("dirty_background_ratio").unwrap_or(BACKGROUND_RATIO);
-            machine_bytes().min(cgroup_bytes()) / 100 * ratio
-        }
-    }
+        _ => memory / 100 * setting(ratio).unwrap_or(default),
+    };
+    let background = limit("dirty_background_bytes", "dirty_background_ratio", BACKGROUND_RATIO);
+    // The kernel's, too: a background limit past the limit counts as half of it.
+    let all = background.min(limit("dirty_bytes", "dirty_ratio", RATIO) / 2);
+    (all / cores.max(1) as u64).max(CORE_BYTES_MIN)
 }
 
 fn machine_bytes() -> u64 {
@@ -79,7 +85,8 @@ mod tests {
 
     #[test]
     fn the_machine_says_how_much_it_takes() {
-        let bytes = dirty_bytes_max();
-        assert!(bytes > 0 && bytes < machine_bytes());
+        let one = dirty_bytes_max(1);
+        assert!(one >= CORE_BYTES_MIN && one < machine_bytes());
+        assert_eq!(dirty_bytes_max(usize::MAX), CORE_BYTES_MIN);
     }
 }

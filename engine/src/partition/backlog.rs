@@ -36,7 +36,7 @@ pub(crate) struct Backlog {
     /// that take little would count for too much.
     commit_bytes: Cell<u64>,
     commit_us: Cell<u64>,
-    /// Written since the last checkpoint began.
+    /// Written since the last checkpoint began, if commits have synced some of it or not.
     unsynced: Cell<u64>,
     /// Written before it, while it runs.
     checkpointing: Cell<u64>,
@@ -63,17 +63,17 @@ impl Backlog {
         }
     }
 
-    /// `bytes` were written; whether a checkpoint is due with them.
+    /// `bytes` were written; whether a checkpoint has become due with them.
     pub(crate) fn write(&self, bytes: u64) -> bool {
-        let (before, due) = (self.unsynced.get(), self.checkpoint_bytes());
-        self.unsynced.set(before + bytes);
-        before < due && before + bytes >= due
+        let was_due = self.is_due();
+        self.unsynced.set(self.unsynced.get() + bytes);
+        !was_due && self.is_due()
     }
 
-    /// After so many bytes there is a checkpoint.
-    fn checkpoint_bytes(&self) -> u64 {
+    /// Whether there is enough for a checkpoint.
+    pub(crate) fn is_due(&self) -> bool {
         // The other half is for what comes while it runs.
-        CHECKPOINT_BYTES_MAX.min(self.dirty_max / 2)
+        self.unsynced.get() >= CHECKPOINT_BYTES_MAX.min(self.dirty_max / 2)
     }
 
     /// A commit is to make `bytes` durable that were written; whether it should not be waited for.

@@ -91,7 +91,7 @@ pub(crate) struct Core<I: Io> {
     pub(crate) group: RefCell<Group<I>>,
     /// There is something to commit.
     pub(crate) dirty: Signal,
-    /// Somebody waits for the commit.
+    /// The commit should not wait: somebody does, or there is much.
     pub(crate) demand: Signal,
     pub(crate) backlog: Backlog,
     /// There is enough for a checkpoint, or the journal needs room.

@@ -28,7 +28,7 @@ impl<I: Io> Shard<I> {
             let asked = either(core.checkpoint.wait(), core.io.sleep(CHECKPOINT_POLL)).await;
             let is_asked = matches!(asked, Either::Left(())) || core.is_full();
             let is_time = core.io.now() - last >= CHECKPOINT_INTERVAL;
-            let is_due = is_time && core.backlog.unsynced() > 0;
+            let is_due = core.backlog.is_due() || is_time && core.backlog.unsynced() > 0;
             if !is_asked && !is_due {
                 continue;
             }

@@ -12,8 +12,8 @@
 //! until it is answered, so that a client that pipelines sees what it has just done.
 //!
 //! **Bounds:** requests and bytes in flight (past them nothing is received), the unfinished frame
-//! ([`budget`]), what is gathered for one send, and what the disk has yet to take (past it nothing is
-//! received from whoever produces).
+//! ([`budget`]), what is gathered for one send, and what the disk has yet to take (past it nothing
+//! more is taken from whoever produces than the ring has received).
 
 pub(crate) mod budget;
 mod send;
@@ -206,7 +206,10 @@ impl<I: Io> Connection<I> {
         let mut cutter = FrameCutter::new(limit);
         let mut claim: Option<Claim> = None;
         loop {
-            self.disk_keeps_up().await;
+            // A large frame that is half there holds memory for which others wait.
+            if claim.is_none() {
+                self.disk_keeps_up().await;
+            }
             if !self.is_open() {
                 return Ok(());
             }

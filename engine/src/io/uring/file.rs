@@ -45,6 +45,12 @@ impl Drop for Closer {
     }
 }
 
+/// Starts the thread that closes slow files, on the CPUs that the caller may run on. Without this
+/// it starts when it is first needed.
+pub(crate) fn start_closing() {
+    closing();
+}
+
 /// The way to the thread that closes slow files: one for all cores and any number of files, so that
 /// the end of ten thousand partitions is not ten thousand threads. `None` if it could not be made.
 fn closing() -> Option<&'static mpsc::Sender<Arc<OwnedFd>>> {

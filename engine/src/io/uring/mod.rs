@@ -19,6 +19,7 @@ mod ring;
 mod tests;
 
 pub use file::File;
+pub(crate) use file::start_closing;
 pub use net::{Conn, Listener};
 
 use super::{Entry, Io, OpenMode};
