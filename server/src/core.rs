@@ -32,6 +32,8 @@ pub(crate) struct Core<I: Io> {
     pub(crate) routes: Routes<I>,
     pub(crate) connections: Connections<I>,
     pub(crate) budget: Rc<Budget>,
+    /// What requests of all connections hold until they are answered.
+    pub(crate) in_flight_bytes: Cell<usize>,
     pub(crate) metrics: Metrics,
     control: Box<dyn Control>,
     /// Producer ids that are this core's to give away.
@@ -60,6 +62,7 @@ impl<I: Io> Core<I> {
             routes: Routes::default(),
             connections: Connections::default(),
             budget: Budget::new(config.partial_bytes_max),
+            in_flight_bytes: Cell::new(0),
             config,
             metrics: Metrics::default(),
             control,

@@ -129,3 +129,80 @@ fn small_elements_do_not_multiply_what_64_may_hold() {
     let added = resident_bytes().saturating_sub(before);
     assert!(added <= 64 << 20, "{} MiB", added >> 20);
 }
+
+/// Sends `frame` again and again until the server takes no more, reading nothing.
+fn flood(c: &mut Client, frame: &[u8]) {
+    c.stream.set_nonblocking(true).unwrap();
+    // Past 64 MiB in all, were each taken; the sockets' own buffers are the kernel's.
+    for _ in 0..(8 << 20) / frame.len() {
+        if !matches!(c.stream.write(frame), Ok(n) if n == frame.len()) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn answers_that_nobody_reads_cost_at_most_64_mib_in_all() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Fixture::start(1);
+    let mut witness = fixture.client(0);
+    for n in 0..40 {
+        witness.create(&format!("a-topic-with-a-name-of-some-length-{n}"), 5);
+    }
+    witness.create("t", 1);
+    // A request of some 20 bytes; an answer of some 10 KiB.
+    let mut frame = Vec::new();
+    let all = [0, 3, 0, 4, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0];
+    frame.extend(i32::try_from(all.len()).unwrap().to_be_bytes());
+    frame.extend(all);
+    let before = resident_bytes();
+    let mut deaf: Vec<Client> = (0..64).map(|_| fixture.client(0)).collect();
+    for _ in 0..2 {
+        for c in &mut deaf {
+            flood(c, &frame);
+        }
+        assert_eq!(witness.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+    }
+    let added = resident_bytes().saturating_sub(before);
+    assert!(added <= 64 << 20, "{} MiB", added >> 20);
+}
+
+/// A fetch, in the version with the shortest entries, of `count` partitions of topic `t`, that waits
+/// for an hour.
+fn fetch_of_many(count: usize) -> Vec<u8> {
+    let mut body = vec![0, 1, 0, 4, 0, 0, 0, 1, 0xff, 0xff];
+    for field in [-1, 3_600_000, i32::MAX, i32::MAX] {
+        body.extend(field.to_be_bytes());
+    }
+    body.push(0);
+    body.extend([0, 0, 0, 1, 0, 1, b't']);
+    body.extend(i32::try_from(count).unwrap().to_be_bytes());
+    for _ in 0..count {
+        body.extend(0_i32.to_be_bytes());
+        body.extend(0_i64.to_be_bytes());
+        body.extend(i32::MAX.to_be_bytes());
+    }
+    let mut frame = i32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    frame.extend(body);
+    frame
+}
+
+#[test]
+fn fetches_of_many_partitions_that_wait_cost_at_most_64_mib_in_all() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Fixture::start(1);
+    let mut witness = fixture.client(0);
+    witness.create("t", 1);
+    let frame = fetch_of_many(65_000);
+    let before = resident_bytes();
+    let mut hostile: Vec<Client> = (0..64).map(|_| fixture.client(0)).collect();
+    for _ in 0..2 {
+        for c in &mut hostile {
+            flood(c, &frame);
+        }
+        assert_eq!(witness.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+        assert_eq!(witness.fetch("t", 0, 0).head.error, ErrorCode::None);
+    }
+    let added = resident_bytes().saturating_sub(before);
+    assert!(added <= 64 << 20, "{} MiB", added >> 20);
+}

@@ -14,8 +14,6 @@ pub struct BrokerConfig {
     pub rack: Option<String>,
     /// `num.partitions`
     pub num_partitions: i32,
-    /// `default.replication.factor`
-    pub default_replication_factor: i32,
     /// `replication.factor.strict`
     pub replication_factor_strict: bool,
     /// `auto.create.topics.enable`
@@ -80,7 +78,6 @@ impl Default for BrokerConfig {
             node_id: 0,
             rack: None,
             num_partitions: 0,
-            default_replication_factor: 0,
             replication_factor_strict: false,
             auto_create_topics: false,
             delete_topics: false,

@@ -47,8 +47,6 @@ pub struct LogConfig {
     pub message_timestamp_after_max_ms: i64,
     /// `cleanup.policy`
     pub cleanup_policy: CleanupPolicy,
-    /// `min.insync.replicas`
-    pub min_insync_replicas: i32,
     /// `write.caching`
     pub write_caching: bool,
     /// `validate`: every record is read before a batch is accepted.
@@ -76,7 +74,6 @@ impl Default for LogConfig {
             message_timestamp_before_max_ms: 0,
             message_timestamp_after_max_ms: 0,
             cleanup_policy: CleanupPolicy { delete: false, compact: false },
-            min_insync_replicas: 0,
             write_caching: false,
             validates_records: false,
             min_compaction_lag_ms: 0,

@@ -218,7 +218,7 @@ pub static TABLE: &[Setting] = &[
     topic("min.insync.replicas", &[named("min.insync.replicas")], int(1))
         .or("1")
         .says("Replicas that `acks=all` wants; never more than the topic has.")
-        .set(|c, v| c.min_insync_replicas = v.i32()),
+        .stored(ONE_DOMAIN),
     topic("preallocate", &[named("log.preallocate")], Kind::Bool)
         .or("false")
         .says("Whether a segment's blocks are allocated ahead.")
@@ -322,7 +322,7 @@ pub static TABLE: &[Setting] = &[
     broker("default.replication.factor", Kind::Int(1, 32_767))
         .or("1")
         .says("Replicas of a topic that does not say how many.")
-        .sets(|c, v| c.default_replication_factor = v.i32()),
+        .stored(ONE_DOMAIN),
     broker("delete.topic.enable", Kind::Bool)
         .or("true")
         .says("Whether topics can be deleted.")
@@ -368,7 +368,7 @@ pub static TABLE: &[Setting] = &[
     broker("queued.max.request.bytes", long(i64::MIN))
         .or("-1")
         .bytes()
-        .says("The most that requests not yet answered may hold; -1: the server's own bound.")
+        .says("The most that large requests hold until they are whole, or answered; -1: 32 MiB.")
         .sets(|c, v| {
             let bytes = usize::try_from(v.i64()).ok().filter(|bytes| *bytes > 0);
             c.queued_request_bytes_max = bytes;

@@ -1,11 +1,12 @@
-//! What unfinished large frames may hold of a core's memory.
+//! What unfinished large frames, and requests that name much, may hold of a core's memory.
 //!
-//! A frame past [`FREE_BYTES`] makes a [`Claim`]. While the claims of
+//! A frame past [`FREE_BYTES`] makes a [`Claim`], and so does such a request until it is answered. While the claims of
 //! a core are within the limit each may grow; past it only the oldest may, so that one always
 //! gets done, and the others wait. Frames of ordinary size never come here.
 //!
-//! A peer that announces much and sends little would hold its claim for ever: while somebody
-//! waits, a claim that has grown slower than [`BYTES_PER_SECOND_MIN`] is closed.
+//! A peer that announces much and sends little, or asks for much and reads nothing, would hold its
+//! claim for ever: while somebody waits, a claim that has grown slower than
+//! [`BYTES_PER_SECOND_MIN`] is closed, or that a request has held longer than [`PATIENCE`].
 
 use kariz_engine::types::Instant;
 use std::cell::{Cell, RefCell};
@@ -36,6 +37,8 @@ pub(crate) struct Budget {
 struct Entry {
     bytes: usize,
     since: Instant,
+    /// It has all it asked for, since then, and keeps it until it is answered.
+    is_held: bool,
     waiting: Option<Waker>,
     close: Box<dyn Fn()>,
 }
@@ -55,7 +58,8 @@ impl Budget {
     pub(crate) fn claim(self: &Rc<Self>, now: Instant, close: impl Fn() + 'static) -> Claim {
         let order = self.next.get();
         self.next.set(order + 1);
-        let entry = Entry { bytes: 0, since: now, waiting: None, close: Box::new(close) };
+        let entry =
+            Entry { bytes: 0, since: now, is_held: false, waiting: None, close: Box::new(close) };
         self.claims.borrow_mut().insert(order, entry);
         Claim { budget: Rc::clone(self), order }
     }
@@ -68,7 +72,8 @@ impl Budget {
             let due = age.as_secs().saturating_mul(BYTES_PER_SECOND_MIN);
             // One that waits for the budget is not to blame for its speed.
             let blocked = entry.waiting.is_some();
-            if age > PATIENCE && !blocked && u64::try_from(entry.bytes).is_ok_and(|b| b < due) {
+            let is_slow = entry.is_held || u64::try_from(entry.bytes).is_ok_and(|b| b < due);
+            if age > PATIENCE && !blocked && is_slow {
                 (entry.close)();
             }
         }
@@ -102,6 +107,13 @@ impl Claim {
             Poll::Pending
         })
         .await;
+    }
+
+    /// From `now` on it is a request's, until that is answered.
+    pub(crate) fn hold(&self, now: Instant) {
+        if let Some(entry) = self.budget.claims.borrow_mut().get_mut(&self.order) {
+            (entry.is_held, entry.since) = (true, now);
+        }
     }
 
     /// Takes `bytes` in all, if the limit or the claim's age allow it.

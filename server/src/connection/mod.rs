@@ -38,9 +38,15 @@ use wake::WakeSlot;
 /// Requests of one connection that may wait for their answers. Source: above any client's default
 /// depth (5) and any benchmark's here (256); librdkafka's own limit of a million is left to TCP.
 const IN_FLIGHT_MAX: usize = 1024;
-/// Bytes of requests of one connection that wait for their answers, and of answers that wait to
-/// be sent. One request may exceed it. Source: 16 requests of Kafka's largest batch by default.
+/// Bytes that the requests of a core's connections hold until they are answered, and answers until
+/// they are sent; past it each connection has one request at a time. Source: with what 64
+/// connections have received and not handled it stays below 64 MiB.
 const IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a request other than Produce holds for each of its bytes, at most: Fetch some 400 bytes for
+/// each partition it names in 16.
+const HELD_PER_BYTE: usize = 24;
+/// What a request may hold without asking. Source: a fetch of 1,000 partitions in most versions.
+const ADMITTED_BYTES: usize = 512 * 1024;
 /// How long a connection waits for memory before it looks for those that hold it up.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -71,8 +77,10 @@ pub(crate) enum Answer<I: Io> {
 pub(crate) struct Slot<I: Io> {
     api: ApiKey,
     arrived: Instant,
-    /// Bytes of the request, and of the answer if it is there, while the slot is in the queue.
+    /// What it holds while it is in the queue.
     bytes: usize,
+    /// Its share of the budget, if it holds much.
+    _claim: Option<Claim>,
     answer: Answer<I>,
 }
 
@@ -83,6 +91,8 @@ pub(crate) struct Connection<I: Io> {
     life: Cell<Life>,
     queue: RefCell<VecDeque<Slot<I>>>,
     in_flight_bytes: Cell<usize>,
+    /// The share of the budget of the request that is being handled.
+    claim: Cell<Option<Claim>>,
     /// Whether a barrier is in the queue.
     barrier: Cell<bool>,
     /// The core's tick at which something was last received or sent.
@@ -104,6 +114,7 @@ impl<I: Io> Connection<I> {
             life: Cell::new(Life::Open),
             queue: RefCell::new(VecDeque::new()),
             in_flight_bytes: Cell::new(0),
+            claim: Cell::new(None),
             barrier: Cell::new(false),
             active: Cell::new(core.tick()),
             reader: WakeSlot::default(),
@@ -179,25 +190,42 @@ impl<I: Io> Connection<I> {
                 self.barrier.set(true);
                 bytes
             }
-            Answer::Ready(answer) => bytes + answer.len(),
-            Answer::Produce(_) | Answer::Fetch(_) => bytes,
+            Answer::Ready(answer) => answer.len(),
+            // Its batches are in the log.
+            Answer::Produce(pending) => pending.held_bytes(),
+            Answer::Fetch(_) => bytes * HELD_PER_BYTE,
         };
-        self.in_flight_bytes.set(self.in_flight_bytes.get() + bytes);
-        self.queue.borrow_mut().push_back(Slot { api, arrived, bytes, answer });
+        let bytes = bytes + size_of::<Slot<I>>();
+        let claim = self.claim.take();
+        self.hold(bytes);
+        self.queue.borrow_mut().push_back(Slot { api, arrived, bytes, _claim: claim, answer });
         self.writer.wake();
     }
 
     fn pop(&self) -> Option<Slot<I>> {
         let slot = self.queue.borrow_mut().pop_front()?;
-        self.in_flight_bytes.set(self.in_flight_bytes.get().saturating_sub(slot.bytes));
+        self.release(slot.bytes);
         Some(slot)
+    }
+
+    fn hold(&self, bytes: usize) {
+        for held in [&self.in_flight_bytes, &self.core.in_flight_bytes] {
+            held.set(held.get() + bytes);
+        }
+    }
+
+    fn release(&self, bytes: usize) {
+        for held in [&self.in_flight_bytes, &self.core.in_flight_bytes] {
+            held.set(held.get().saturating_sub(bytes));
+        }
     }
 
     /// Whether another request may be handled now.
     fn has_room(&self) -> bool {
-        !self.barrier.get()
-            && self.queue.borrow().len() < IN_FLIGHT_MAX
-            && self.in_flight_bytes.get() < IN_FLIGHT_BYTES_MAX
+        let waiting = self.queue.borrow().len();
+        let is_within =
+            waiting < IN_FLIGHT_MAX && self.core.in_flight_bytes.get() < IN_FLIGHT_BYTES_MAX;
+        !self.barrier.get() && (waiting == 0 || is_within)
     }
 
     /// Receives, cuts and handles requests until the peer ends, or breaks the protocol.
@@ -233,13 +261,14 @@ impl<I: Io> Connection<I> {
                 let rest = chunk.get(at..).unwrap_or_default();
                 if let Some(frame) = cutter.whole(rest).map_err(Refusal::from)? {
                     at += PREFIX_BYTES + frame.len();
+                    self.admit(frame, None).await;
                     handlers::handle(self, &chunk, frame, now)?;
                     continue;
                 }
                 chunk.advance(at);
                 at = 0;
                 let Some(frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? else { break };
-                claim = None;
+                self.admit(&frame, claim.take()).await;
                 handlers::handle(self, &frame, &frame, now)?;
             }
             let held = cutter.buffered();
@@ -261,7 +290,20 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Waits until the unfinished frame may hold `bytes`.
+    /// Waits until the request in `frame`, which has come under `claim`, may hold what it will, if
+    /// that is much.
+    async fn admit(self: &Rc<Self>, frame: &[u8], mut claim: Option<Claim>) {
+        let bytes = frame.len().saturating_mul(HELD_PER_BYTE);
+        if bytes > ADMITTED_BYTES && !frame.starts_with(&(ApiKey::Produce as i16).to_be_bytes()) {
+            self.wait_for_memory(&mut claim, bytes).await;
+            if let Some(claim) = &claim {
+                claim.hold(self.core.shard.io().now());
+            }
+            self.claim.set(claim);
+        }
+    }
+
+    /// Waits until the unfinished frame, or the request, may hold `bytes`.
     async fn wait_for_memory(self: &Rc<Self>, claim: &mut Option<Claim>, bytes: usize) {
         let claim = claim.get_or_insert_with(|| {
             let this = Rc::downgrade(self);
@@ -281,6 +323,13 @@ impl<I: Io> Connection<I> {
                 () = io.sleep(BUDGET_PATIENCE) => self.core.budget.close_slow(io.now()),
             }
         }
+    }
+}
+
+impl<I: Io> Drop for Connection<I> {
+    fn drop(&mut self) {
+        // What was not answered.
+        self.release(self.in_flight_bytes.get());
     }
 }
 

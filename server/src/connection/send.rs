@@ -79,7 +79,7 @@ impl<I: Io> Connection<I> {
         queue.drain(..answered);
         drop(queue);
         if answered > 0 {
-            self.in_flight_bytes.set(self.in_flight_bytes.get().saturating_sub(bytes));
+            self.release(bytes);
             self.reader.wake();
         }
         Ok(head)

@@ -340,6 +340,13 @@ impl<I: Io> Pending<I> {
         !waiting
     }
 
+    /// What it holds until it is answered, beside itself.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let partitions: usize = self.topics.iter().map(|topic| topic.partitions.len()).sum();
+        self.topics.len() * size_of::<TopicResult<I>>()
+            + partitions * size_of::<PartitionResult<I>>()
+    }
+
     /// What to wait for before asking again.
     pub(crate) fn next_wait(&self) -> Option<Wait<I>> {
         self.results().find_map(|result| match &result.outcome {
