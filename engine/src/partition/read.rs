@@ -1,7 +1,7 @@
 //! Reading: pinned file slices below the high watermark.
 
 use super::{Mark, Partition, ReadError, State};
-use crate::batch::Batch;
+use crate::batch::{Batch, RecordFault};
 use crate::io::{File, Io};
 use crate::log::scan::{Found as FoundBatch, Heads, ScanError};
 use crate::num;
@@ -9,8 +9,9 @@ use crate::types::{Instant, LeaderEpoch, Offset, Timestamp};
 use bytes::Bytes;
 use std::io;
 
-/// A compressed batch is inflated to at most this to look for a timestamp in it.
-const INFLATED_BYTES_MAX: usize = 256 << 20;
+/// A compressed batch is inflated to at most this to look for a timestamp in it; of a larger one
+/// the head has to do.
+const INFLATED_BYTES_MAX: usize = 16 << 20;
 
 /// How much to read, and how long to wait for it.
 #[derive(Clone, Copy, Debug)]
@@ -233,14 +234,17 @@ impl<I: Io> Partition<I> {
         };
         let start = self.marks().log_start;
         for batch in whole.batches().await? {
-            let damaged = |e: crate::batch::RecordFault| ReadError::Fenced(e.to_string().into());
-            let records = batch.records(INFLATED_BYTES_MAX).map_err(damaged)?;
-            for record in records.iter() {
-                let record = record.map_err(damaged)?;
-                if record.timestamp >= wanted && record.offset >= start {
-                    let leader_epoch = batch.header().leader_epoch();
-                    let (offset, timestamp) = (record.offset, record.timestamp);
+            let header = batch.header();
+            let leader_epoch = header.leader_epoch();
+            match first_record(&batch, wanted, start) {
+                Ok(Some((offset, timestamp))) => {
                     return Ok(Some(Found { offset, timestamp, leader_epoch }));
+                }
+                Ok(None) => {}
+                // Nobody looked into it when it came. Whoever reads from its start misses nothing.
+                Err(_) => {
+                    let (offset, timestamp) = (header.base_offset(), header.max_timestamp());
+                    return Ok(Some(Found { offset: offset.max(start), timestamp, leader_epoch }));
                 }
             }
         }
@@ -258,6 +262,21 @@ impl<I: Io> Partition<I> {
             }
         }
     }
+}
+
+/// The first record of `batch` from offset `start` on that is not older than `wanted`.
+fn first_record(
+    batch: &Batch,
+    wanted: Timestamp,
+    start: Offset,
+) -> Result<Option<(Offset, Timestamp)>, RecordFault> {
+    for record in batch.records(INFLATED_BYTES_MAX)?.iter() {
+        let record = record?;
+        if record.timestamp >= wanted && record.offset >= start {
+            return Ok(Some((record.offset, record.timestamp)));
+        }
+    }
+    Ok(None)
 }
 
 impl<I: Io> State<I> {
