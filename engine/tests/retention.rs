@@ -148,3 +148,30 @@ fn a_moved_log_start_survives_a_restart() {
         })
         .done();
 }
+
+#[test]
+fn a_segment_is_rolled_when_it_is_old_also_over_restarts() {
+    run(|io| async move {
+        let (shard, log) = fill(&io, 25, |config| {
+            config.segment_bytes = 1 << 20;
+            config.segment_ms = 10_000;
+        })
+        .await;
+        assert_eq!(shard.metrics().rolls.get(), 2, "25 records, a second apart");
+        let (name, config) = (log.name().clone(), log.config().clone());
+        drop(log);
+        sim::close(&shard).await.unwrap();
+        // Each time it is younger than that; together it is not.
+        for (seconds, rolls) in [(4, 0), (4, 1), (4, 0)] {
+            io.sleep(Duration::from_secs(seconds)).await;
+            let (shard, _) =
+                sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
+            let log = shard.partition(&name).unwrap();
+            log.configure(config.clone());
+            let span = log.append(&batch(0, io.timestamp())).unwrap();
+            log.reach(Mark::High, &span).await.unwrap();
+            assert_eq!(shard.metrics().rolls.get(), rolls);
+            sim::close(&shard).await.unwrap();
+        }
+    });
+}

@@ -22,7 +22,7 @@ use crate::batch::{HEADER_BYTES, Header, StoredFault, frame_head, validate_store
 use crate::checkpoint::{read_file, write_all};
 use crate::io::{File, Io, OpenMode};
 use crate::num;
-use crate::types::Offset;
+use crate::types::{Offset, Timestamp};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -404,6 +404,13 @@ impl<F: File> Batches<F> {
     }
 }
 
+/// Since when a segment of `bytes` is written to: its first batch's time, as far as that can be.
+fn begun<F: File>(file: &F, bytes: u64, now: Timestamp) -> Option<Timestamp> {
+    let first = Heads::new(file.clone(), 0, bytes).next().ok().flatten();
+    let then = first.map(|batch| batch.header.max_timestamp()).filter(|then| then.0 >= 0);
+    (bytes > 0).then(|| then.unwrap_or(now).min(now))
+}
+
 impl<I: Io> Log<I> {
     /// A log whose segments are still to come.
     fn recovering(io: I, dir: &Path, limits: Limits) -> io::Result<Self> {
@@ -450,6 +457,7 @@ impl<I: Io> Log<I> {
             let serial = self.serial();
             let rewritten =
                 segment.above_floor.is_some() || facts.rewritten.contains(&segment.base);
+            let begun = begun(&segment.file, segment.bytes, self.io.timestamp());
             let active = Active {
                 base: segment.base,
                 file: segment.file,
@@ -457,7 +465,7 @@ impl<I: Io> Log<I> {
                 bytes: segment.bytes,
                 allocated: segment.bytes,
                 index: segment.index,
-                begun: (segment.bytes > 0).then(|| self.io.timestamp()),
+                begun,
             };
             self.active = active;
             began = true;
