@@ -457,7 +457,15 @@ def read(path):
         return None
 
 
+# How the kernel's parameters begin that bear on speed. The others are the machine's own affair.
+SPEED = ("mitigations nospec spec pti nopti kpti retbleed mds tsx l1tf mmio_stale_data srbds nohz isolcpus "
+         "rcu_nocb irqaffinity threadirqs preempt nosmt maxcpus nr_cpus intel_ amd_ cpufreq cpuidle "
+         "processor. idle clocksource tsc hpet transparent_hugepage hugepage numa init_on_ iommu "
+         "swiotlb nvme. psi").split()
+
+
 def environment(options):
+    words = (read("/proc/cmdline") or "").split(" -- ")[0].split()
     cpu = re.search(r"model name\s*: (.*)", read("/proc/cpuinfo") or "")
     source = output("findmnt", "-no", "SOURCE,FSTYPE,OPTIONS", "--target", str(options.data))
     disk = f"/sys/class/block/{pathlib.Path(source.split()[0]).name}" if source else ""
@@ -467,7 +475,7 @@ def environment(options):
         "clean": not output("git", "status", "--porcelain", "--untracked-files=no"),
         "rustc": output("rustc", "--version"),
         "kernel": output("uname", "-srvm"),
-        "command_line": read("/proc/cmdline"),
+        "command_line": " ".join(word for word in words if word.startswith(tuple(SPEED))),
         "cpu": cpu and cpu[1], "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "mitigations": {file.name: read(file) for file in mitigations},
