@@ -1,10 +1,11 @@
 //! `kariz check DIR`: whether every batch and every index of a stopped data directory is sound.
 //!
-//! Evidence are the logs: each batch's CRC and the order of offsets. Indexes and epoch files are
+//! Evidence are the logs: each batch's CRC, and offsets without a hole. Indexes and epoch files are
 //! caches, but a server that was stopped has written them, so they must agree.
 
 use crate::walk::walk;
 use kariz_engine::types::TopicPartition;
+use std::cmp::Ordering;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
@@ -117,15 +118,29 @@ fn check_partition(dir: &Path, report: &mut Report) {
             Vec::new()
         }
     };
-    let mut next = 0;
+    // Where the segment before ends. The first may begin anywhere: that is the log start.
+    let mut end = None;
     for (base, log) in segments {
-        if base < next {
-            report.fault(&log, format!("begins below offset {next}, where the one before ends"));
+        if let Some(why) = end.and_then(|end| no_sequel(end, base)) {
+            report.fault(&log, why);
         }
-        let seen = check_segment(&log, base.max(next), &epochs, report);
+        let (seen, whole) = check_segment(&log, base, &epochs, report);
         check_offset_index(&log.with_extension("index"), base, &seen, report);
         check_time_index(&log.with_extension("timeindex"), base, &seen, report);
-        next = seen.last().map_or(base, |batch| batch.last + 1);
+        // Behind a fault there may be more batches, which the next segment goes on from.
+        end = whole.then(|| seen.last().map_or(base, |batch| batch.last + 1));
+    }
+}
+
+/// What is wrong if what ends at offset `end` is followed by what begins at `base`. Nothing is
+/// compacted, and so every offset has its record.
+fn no_sequel(end: i64, base: i64) -> Option<String> {
+    match base.cmp(&end) {
+        Ordering::Less => {
+            Some(format!("begins at offset {base}, but what is before ends at {end}"))
+        }
+        Ordering::Equal => None,
+        Ordering::Greater => Some(format!("no records from offset {end} to {base}")),
     }
 }
 
@@ -137,17 +152,23 @@ fn segment(path: PathBuf) -> Option<(i64, PathBuf)> {
     Some((base, path))
 }
 
-fn check_segment(log: &Path, first: i64, epochs: &[(i32, i64)], report: &mut Report) -> Vec<Seen> {
+/// The batches of the segment that begins at `first`, and whether those are all to the file's end.
+fn check_segment(
+    log: &Path,
+    first: i64,
+    epochs: &[(i32, i64)],
+    report: &mut Report,
+) -> (Vec<Seen>, bool) {
     report.segments += 1;
-    let (mut seen, mut next, mut faults) = (Vec::<Seen>::new(), first, Vec::new());
+    let (mut seen, mut end, mut faults) = (Vec::<Seen>::new(), first, Vec::new());
     let walked = walk(log, |position, batch| {
         let h = batch.header;
         let (base, last, epoch) = (h.base_offset().0, h.last_offset().0, h.leader_epoch().0);
         if let Err(fault) = batch.check_crc() {
             faults.push(format!("at position {position}, offset {base}: {fault}"));
         }
-        if base < next {
-            faults.push(format!("at position {position}: offset {base}, expected {next} or more"));
+        if let Some(why) = no_sequel(end, base) {
+            faults.push(format!("at position {position}: {why}"));
         }
         let before = seen.last();
         if before.is_some_and(|b| b.epoch > epoch) {
@@ -160,10 +181,12 @@ fn check_segment(log: &Path, first: i64, epochs: &[(i32, i64)], report: &mut Rep
                  which began at {start} by leader-epoch-checkpoint"
             ));
         }
-        next = next.max(last + 1);
+        // Also behind a break, so that each is told once.
+        end = last + 1;
         let timestamp_max = before.map_or(-1, |b| b.timestamp_max).max(h.max_timestamp().0);
         seen.push(Seen { position, base, last, epoch, timestamp_max });
     });
+    let whole = walked.is_ok();
     match walked {
         Ok(bytes) => report.bytes += bytes,
         Err(error) => faults.push(error.to_string()),
@@ -172,7 +195,7 @@ fn check_segment(log: &Path, first: i64, epochs: &[(i32, i64)], report: &mut Rep
     for fault in faults {
         report.fault(log, fault);
     }
-    seen
+    (seen, whole)
 }
 
 /// The entries of an index file, or `None` when it is not there: it will be rebuilt.

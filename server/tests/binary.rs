@@ -205,6 +205,60 @@ fn check_and_dump_find_damage() {
 }
 
 #[test]
+fn check_finds_what_is_missing() {
+    let dir = TempDir::new();
+    {
+        let mut process = Process::start(dir.path());
+        let mut c = Client::connect(process.bootstrap);
+        // The smallest segments: three of these batches fill one.
+        c.create_with("t", 1, &[("segment.bytes", "1048576")]);
+        let value = "x".repeat(300_000);
+        for n in 0..9 {
+            assert_eq!(c.produce("t", 0, batch(&[&value])).base_offset, n);
+        }
+        process.signal("-TERM");
+        assert!(process.child.wait().unwrap().success());
+    }
+    let log = |base| dir.path().join(format!("broker-256/t-0/{base:020}.log"));
+    let second = std::fs::read(log(3)).unwrap();
+    let batches: Vec<&[u8]> = second.chunks_exact(second.len() / 3).collect();
+    let [three, four, five] = batches[..] else { panic!("{} batches", batches.len()) };
+    // Indexes may be gone: they are rebuilt.
+    for extension in ["index", "timeindex"] {
+        std::fs::remove_file(log(3).with_extension(extension)).unwrap();
+    }
+    assert!(kariz(&["check"], dir.path()).status.success());
+
+    let refused = |expected: &[&str]| {
+        let found = kariz(&["check"], dir.path());
+        assert_eq!(found.status.code(), Some(1), "{expected:?}");
+        let text = String::from_utf8(found.stdout).unwrap();
+        assert!(expected.iter().all(|e| text.contains(e)), "{expected:?} in {text}");
+        assert_eq!(text.lines().count(), expected.len() + 1, "{text}");
+    };
+    for (left, hole) in [
+        ([four, five], "3.log: at position 0: no records from offset 3 to 4"),
+        ([three, five], "no records from offset 4 to 5"),
+        ([three, four], "6.log: no records from offset 5 to 6"),
+    ] {
+        std::fs::write(log(3), left.concat()).unwrap();
+        refused(&[hole]);
+    }
+    // A batch that is there twice.
+    std::fs::write(log(3), [three, four, four, five].concat()).unwrap();
+    refused(&["begins at offset 4, but what is before ends at 5"]);
+    std::fs::write(log(3), [three, four, five, five].concat()).unwrap();
+    refused(&["begins at offset 5, but what is before ends at 6"]);
+    std::fs::remove_file(log(3)).unwrap();
+    refused(&["6.log: no records from offset 3 to 6"]);
+    // A log may begin anywhere, as after retention.
+    for extension in ["log", "index", "timeindex"] {
+        std::fs::remove_file(log(0).with_extension(extension)).unwrap();
+    }
+    assert!(kariz(&["check"], dir.path()).status.success());
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_a_reason() {
     let dir = TempDir::new();
     let refused = |args: &[&str]| {
