@@ -5,9 +5,11 @@
 
 use crate::walk::walk;
 use kariz_engine::types::TopicPartition;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::cmp::Ordering;
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -45,8 +47,9 @@ struct Seen {
 /// Checks all below `dir`, prints what is wrong and a summary; `false` if anything is.
 ///
 /// # Errors
-/// When `dir` holds no broker's directory, or cannot be listed.
+/// When `dir` is in use, holds no broker's directory, or cannot be listed.
 pub fn run(dir: &Path, out: &mut impl Write) -> Result<bool, Box<dyn std::error::Error>> {
+    let _lock = lock(dir)?;
     let mut report = Report::default();
     let mut brokers = 0_u64;
     for (name, path) in directories(dir)? {
@@ -83,6 +86,26 @@ pub fn run(dir: &Path, out: &mut impl Write) -> Result<bool, Box<dyn std::error:
         }
     )?;
     Ok(report.faults.is_empty())
+}
+
+/// Keeps servers off `dir`, whose files change while one runs. Nothing is written to do so: a
+/// directory without a lock has never been served, or is a copy.
+fn lock(dir: &Path) -> Result<Option<File>, Box<dyn std::error::Error>> {
+    let path = dir.join(".lock");
+    let fail = |error: io::Error| format!("{}: {error}", path.display());
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error).into()),
+    };
+    // Shared: two checks are not in each other's way.
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => {
+            Err(format!("{} is in use by another process: stop that one", dir.display()).into())
+        }
+        Err(error) => Err(fail(error.into()).into()),
+    }
 }
 
 /// The directories in `dir`, in the order of their names.

@@ -259,6 +259,25 @@ fn check_finds_what_is_missing() {
 }
 
 #[test]
+fn check_keeps_off_a_directory_in_use() {
+    let dir = TempDir::new();
+    let mut process = Process::start(dir.path());
+    let refused = kariz(&["check"], dir.path());
+    assert!(!refused.status.success());
+    assert_eq!(refused.stdout, b"");
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("in use by another process: stop that one"), "{why}");
+    process.signal("-TERM");
+    assert!(process.child.wait().unwrap().success());
+    assert!(kariz(&["check"], dir.path()).status.success());
+    // What has no lock, as a copy may, is left as it is.
+    let lock = dir.path().join(".lock");
+    std::fs::remove_file(&lock).unwrap();
+    assert!(kariz(&["check"], dir.path()).status.success());
+    assert!(!lock.exists());
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_a_reason() {
     let dir = TempDir::new();
     let refused = |args: &[&str]| {
