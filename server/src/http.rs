@@ -139,6 +139,8 @@ struct Told {
     server: Option<Snapshot>,
     connections: u64,
     partial_bytes: u64,
+    /// Waits for its partitions: by acknowledgements, by parked fetches.
+    waiters: u64,
     counters: Vec<(&'static str, u64)>,
     histograms: Vec<(&'static str, Unit, HistogramSnapshot)>,
     /// By topic and partition.
@@ -190,7 +192,9 @@ fn tell(core: u16, shard: &Shard) -> Told {
         ..
     } = shard.metrics();
     let server = node(|node| node.core.clone());
-    let sizes = shard.partitions().into_iter().map(|partition| {
+    let partitions = shard.partitions();
+    let waiters = partitions.iter().map(|partition| u64_from(partition.waiters())).sum();
+    let sizes = partitions.into_iter().map(|partition| {
         let name = partition.name();
         (name.topic.to_string(), name.partition, partition.size_bytes())
     });
@@ -199,6 +203,7 @@ fn tell(core: u16, shard: &Shard) -> Told {
         connections: server.as_ref().map_or(0, |core| u64_from(core.connections.len())),
         partial_bytes: server.as_ref().map_or(0, |core| u64_from(core.budget.used_bytes())),
         server: server.map(|core| core.metrics.snapshot()),
+        waiters,
         counters: [
             ("appends", appends),
             ("append_bytes", append_bytes),
@@ -232,6 +237,7 @@ fn tell(core: u16, shard: &Shard) -> Told {
 fn write_all(out: &mut String, told: &[Told]) -> std::fmt::Result {
     gauge(out, "connections", told, |t| t.connections)?;
     gauge(out, "partial_request_bytes", told, |t| t.partial_bytes)?;
+    gauge(out, "waiters", told, |t| t.waiters)?;
     type Pick = fn(&Snapshot) -> u64;
     let counters: [(&str, Pick); 6] = [
         ("received_bytes", |s| s.bytes_in),

@@ -7,6 +7,7 @@ mod common;
 
 use common::{Fixture, TempDir, batch, options, sequenced, values};
 use kariz_protocol::ErrorCode;
+use kariz_protocol::messages::fetch::{self, FetchPartition};
 use kariz_protocol::messages::init_producer_id;
 use kariz_server::{Options, Server, StartError, check};
 use std::collections::BTreeSet;
@@ -280,6 +281,12 @@ fn metrics_are_served() {
     let server = Server::start(Options { metrics, ..options(dir.path(), 2) }).unwrap();
     let mut c = client(&server);
     c.create("t", 1);
+    // Parked, once what is sent behind it on another connection is answered.
+    let mut waits = common::fetch_request("t", FetchPartition::default());
+    (waits.min_bytes, waits.max_wait_ms) = (1, 600_000);
+    c.send(12, &waits);
+    let mut other = client(&server);
+    other.metadata(None, false);
     let get = |path: &str| {
         let mut stream = std::net::TcpStream::connect(server.metrics().unwrap()).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -290,8 +297,10 @@ fn metrics_are_served() {
     let text = get("/metrics");
     for expected in [
         "HTTP/1.1 200",
-        "kariz_connections{core=\"0\"} 1\n",
+        "kariz_connections{core=\"0\"} 2\n",
         "kariz_connections{core=\"1\"} 0\n",
+        "kariz_waiters{core=\"0\"} 1\n",
+        "kariz_waiters{core=\"1\"} 0\n",
         "kariz_request_seconds_count{core=\"0\",api=\"CreateTopics\"} 1\n",
         "kariz_log_bytes{core=\"0\",topic=\"t\",partition=\"0\"} 0\n",
         "kariz_commit_seconds_bucket{core=\"0\",le=\"+Inf\"}",
@@ -304,7 +313,6 @@ fn metrics_are_served() {
 
 #[test]
 fn a_stop_answers_who_waits() {
-    use kariz_protocol::messages::fetch::{self, FetchPartition};
     let fixture = Fixture::start(1);
     let mut c = fixture.client(0);
     c.create("t", 1);
