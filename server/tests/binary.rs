@@ -7,8 +7,8 @@ mod common;
 
 use common::{Client, TempDir, batch, values};
 use kariz_protocol::ErrorCode;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -23,9 +23,14 @@ struct Process {
 
 impl Process {
     fn start(dir: &Path) -> Self {
+        Self::with(dir, &[])
+    }
+
+    fn with(dir: &Path, flags: &[&str]) -> Self {
         let mut child = Command::new(KARIZ)
             .args(["serve", "--listen", "127.0.0.1:0", "--cores", "0", "--data"])
             .arg(dir)
+            .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -66,6 +71,38 @@ fn one_line_tells_that_it_serves() {
     let mut rest = String::new();
     process.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "", "logs go to stderr");
+}
+
+#[test]
+fn flags_reach_the_server() {
+    let dir = TempDir::new();
+    let file = dir.path().join("server.properties");
+    std::fs::write(&file, "num.partitions=3\nnode.id=7\nauto.create.topics.enable=true\n").unwrap();
+    // An address of this test's own, so that nobody takes the port before the server does.
+    let metrics = TcpListener::bind("127.0.0.77:0").unwrap().local_addr().unwrap().to_string();
+    let process = Process::with(
+        &dir.path().join("data"),
+        &[
+            "--advertise",
+            "kafka.example:1000",
+            "--config",
+            file.to_str().unwrap(),
+            "--set",
+            "node.id=2",
+            "--metrics",
+            &metrics,
+        ],
+    );
+    let found = Client::connect(process.bootstrap).metadata(Some(&["t"]), true);
+    let brokers: Vec<_> =
+        found.brokers.iter().map(|b| (b.node_id, b.host.as_str(), b.port)).collect();
+    assert_eq!(brokers, [(2 << 8, "kafka.example", 1000)]);
+    assert_eq!((found.topics[0].error, found.topics[0].partitions.len()), (ErrorCode::None, 3));
+    let mut scrape = TcpStream::connect(metrics).unwrap();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    scrape.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("topic=\"t\""), "{text}");
 }
 
 #[test]
