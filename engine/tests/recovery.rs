@@ -7,7 +7,7 @@ use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Disk, Faults, Sim, World};
 use kariz_engine::{
     LeaderEpoch, LogConfig, Mark, Offset, Partition, PartitionRecovery, ProducerEpoch, ProducerId,
-    Sequence, Shard, Timestamp, TopicId, TopicPartition, sim,
+    ReadError, Sequence, Shard, Timestamp, TopicId, TopicPartition, sim,
 };
 use std::path::Path;
 use std::rc::Rc;
@@ -118,6 +118,64 @@ fn rot_below_the_floor_fences_the_partition_and_cuts_nothing() {
         world.kill();
     }
     assert_eq!(world.disk().read(&last).unwrap().len(), before.len(), "nothing was cut");
+}
+
+/// What is below the recovery point is not scanned at a start: whoever reads there finds it.
+#[test]
+fn rot_in_a_sealed_segment_is_found_by_who_reads_it_and_fences_that_partition() {
+    for clean in [true, false] {
+        let other = TopicPartition::new("u", 0);
+        let mut world = World::new(3, Faults::none());
+        let made = other.clone();
+        world
+            .boot(move |io| async move {
+                let options = sim::Options::default();
+                let opened = sim::open(io.clone(), Path::new("/data"), options).await;
+                let (shard, _) = opened.unwrap();
+                for (name, id) in [(name(), 1), (made, 2)] {
+                    let id = TopicId([id; 16]);
+                    let log = shard.create(&name, id, LeaderEpoch(0), config()).await.unwrap();
+                    for i in 0..RECORDS {
+                        append(&log, i, Timestamp(io.timestamp().0 + i), true).await;
+                    }
+                }
+                // The recovery points pass the sealed segments.
+                io.sleep(Duration::from_secs(120)).await;
+                if clean {
+                    sim::close(&shard).await.unwrap();
+                }
+            })
+            .done();
+        world.crash();
+        let disk = world.disk();
+        let logs = names(&disk, ".log");
+        assert!(logs.len() > 3, "{logs:?}");
+        let harmed = &logs[logs.len() / 2];
+        // The magic of the segment's first batch.
+        disk.flip(harmed, 16, 0xff).unwrap();
+        let before = disk.read(harmed).unwrap();
+        let base = Path::new(harmed).file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        world
+            .boot(move |io| async move {
+                let (shard, found) = open(&io).await;
+                assert_eq!((found.fenced, found.cut_bytes), (None, 0), "clean: {clean}");
+                let log = shard.partition(&name()).unwrap();
+                log.slice(Offset(0), 1).await.expect("nobody has met it yet");
+                for from in [base, 0, RECORDS - 1] {
+                    let met = log.slice(Offset(from), 1).await.err();
+                    assert!(matches!(met, Some(ReadError::Fenced(_))), "{from}: {met:?}");
+                }
+                assert_eq!(shard.metrics().fenced.get(), 1);
+                let batch = Batch::build().record(None, None, &[], Timestamp(1)).done().unwrap();
+                assert!(log.append(&batch).is_err());
+                let log = shard.partition(&other).unwrap();
+                check_reads(&log, RECORDS).await;
+                append(&log, RECORDS, Timestamp(io.timestamp().0 + 1000), true).await;
+                check_reads(&log, RECORDS + 1).await;
+            })
+            .done();
+        assert_eq!(disk.read(harmed).unwrap(), before, "nothing was cut");
+    }
 }
 
 fn write(world: &mut World, path: &'static str, bytes: Vec<u8>) {
