@@ -6,7 +6,7 @@
 mod common;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use common::{batch, produce_request, shared};
+use common::{Fixture, batch, produce_request, shared};
 use kariz_protocol::header::encode_request;
 use kariz_protocol::messages::{api_versions, metadata};
 use kariz_protocol::{ApiKey, ErrorCode};
@@ -104,6 +104,34 @@ fn a_request_that_breaks_off_is_forgotten() {
         assert!(c.is_closed());
     }
     others_are_served();
+}
+
+#[test]
+fn past_max_connections_the_next_is_turned_away_and_the_others_are_served() {
+    let fixture = Fixture::with(1, &[("max.connections", "3")]);
+    let served = |c: &mut common::Client| {
+        assert_eq!(c.call(4, &api_versions::Request::default()).error, ErrorCode::None);
+    };
+    let mut open: Vec<_> = (0..3).map(|_| fixture.client(0)).collect();
+    open.iter_mut().for_each(served);
+    for _ in 0..3 {
+        assert!(fixture.client(0).is_closed());
+        open.iter_mut().for_each(served);
+    }
+    // One goes, and there is room for one.
+    let mut gone = open.remove(0);
+    gone.stream.shutdown(Shutdown::Write).unwrap();
+    assert!(gone.is_closed());
+    // Its socket is closed before it is out of the count, so the next may be turned away once.
+    open.push(loop {
+        let mut next = fixture.client(0);
+        next.send(4, &api_versions::Request::default());
+        if next.receive_frame().is_ok() {
+            break next;
+        }
+    });
+    open.iter_mut().for_each(served);
+    assert!(fixture.client(0).is_closed());
 }
 
 #[test]
