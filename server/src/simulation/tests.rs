@@ -1,6 +1,8 @@
 //! The server on the simulated machine: the same connections, handlers and control plane, on a
 //! disk that loses what it may, from a seed.
 
+mod hostile;
+
 use crate::accept;
 use crate::cluster::control::{Answer, Control, Created, Deleted, NewTopic, TopicError, TopicRef};
 use crate::cluster::owner::{Owner, Publish};
@@ -63,9 +65,15 @@ fn address() -> SocketAddr {
 
 /// Starts the server; it accepts when this returns.
 async fn serve(io: Sim) -> Shard<Sim> {
+    serve_with(io, &[]).await
+}
+
+/// As [`serve`], with these settings.
+async fn serve_with(io: Sim, set: &[(&str, &str)]) -> Shard<Sim> {
+    let set: Vec<_> = set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let opened = sim::open(io, Path::new("/data"), sim::Options::default()).await;
     let (shard, report) = opened.unwrap();
-    let config = Arc::new(Settings::new(None, &[], 1).unwrap());
+    let config = Arc::new(Settings::new(None, &set, 1).unwrap());
     let brokers =
         Brokers { node_id: 1, host: "localhost".to_owned(), rack: None, ports: vec![9092] };
     let facts = vec![CoreFacts::of(&shard)];

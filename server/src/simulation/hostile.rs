@@ -1,0 +1,151 @@
+//! Clients that are slow, silent or mean no good, for as long as they like: each costs only itself.
+
+use super::{Client, address, produce_request, serve, serve_with};
+use bytes::BytesMut;
+use kariz_engine::Shard;
+use kariz_engine::io::sim::{Faults, Sim, SimConn, World};
+use kariz_engine::io::{Conn, Io};
+use kariz_engine::types::Instant;
+use kariz_protocol::ErrorCode;
+use kariz_protocol::header::encode_request;
+use kariz_protocol::messages::api_versions;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Far above a request's way through the server and back, far below what a slow client takes.
+const PROMPT: Duration = Duration::from_millis(10);
+
+/// Waits until the server has closed the connection; returns when.
+async fn closed(io: &Sim, conn: &SimConn) -> Instant {
+    while let Ok(Some(_)) = conn.recv().await {}
+    io.now()
+}
+
+/// A small request, answered at once.
+async fn is_served(io: &Sim, client: &mut Client) {
+    let asked = io.now();
+    let answer = client.call(4, &api_versions::Request::default()).await;
+    assert_eq!(answer.error, ErrorCode::None);
+    let waited = io.now() - asked;
+    assert!(waited < PROMPT, "waited {waited:?}");
+}
+
+#[test]
+fn a_request_of_a_byte_a_second_is_answered_and_nobody_waits_for_it() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            // Shorter than the request takes: what sends is not idle.
+            serve_with(io.clone(), &[("connections.max.idle.ms", "10000")]).await;
+            let (mut slow, mut other) = (Client::connect(&io).await, Client::connect(&io).await);
+            let mut request = BytesMut::new();
+            let asked = api_versions::Request {
+                client_software_name: "a name of some length".to_owned(),
+                ..api_versions::Request::default()
+            };
+            encode_request(&mut request, 4, 1, Some("slow"), &asked).unwrap();
+            assert!(request.len() > 30, "{} bytes", request.len());
+            for byte in &request {
+                is_served(&io, &mut other).await;
+                io.sleep(SECOND).await;
+                slow.conn.send(&[*byte], false).await.unwrap();
+            }
+            let whole = io.now();
+            let answer = slow.receive::<api_versions::Request>(4).await;
+            assert_eq!(answer.error, ErrorCode::None);
+            assert!(io.now() - whole < PROMPT);
+        })
+        .done();
+}
+
+#[test]
+fn who_is_silent_for_the_idle_time_is_closed_and_nobody_else() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            serve_with(io.clone(), &[("connections.max.idle.ms", "30000")]).await;
+            let mut active = Client::connect(&io).await;
+            let mut silent = Client::connect(&io).await;
+            // Has begun a request, and says no more.
+            let stuck = Client::connect(&io).await;
+            is_served(&io, &mut silent).await;
+            stuck.conn.send(&[0, 0], false).await.unwrap();
+            let since = io.now();
+            for _ in 0..6 {
+                is_served(&io, &mut active).await;
+                io.sleep(29 * SECOND / 6).await;
+            }
+            is_served(&io, &mut silent).await;
+            assert!(io.now() - since < 30 * SECOND);
+            let since = [io.now(), since];
+            // It is looked every tenth of the time, and the time is told in whole seconds.
+            for (conn, since) in [&silent.conn, &stuck.conn].into_iter().zip(since).rev() {
+                let waited = loop {
+                    let looked = tokio::select! {
+                        biased;
+                        at = closed(&io, conn) => Some(at),
+                        () = io.sleep(5 * SECOND) => None,
+                    };
+                    is_served(&io, &mut active).await;
+                    if let Some(at) = looked {
+                        break at - since;
+                    }
+                };
+                assert!(29 * SECOND < waited && waited < 35 * SECOND, "closed after {waited:?}");
+            }
+            is_served(&io, &mut active).await;
+        })
+        .done();
+}
+
+/// Bytes that each hostile client sends of what it announces: those of all exceed the budget.
+const SENT: usize = 1 << 20;
+const HOSTILE: usize = 64;
+/// A claim is twice what has arrived, and is closed once that is less than 64 KiB for each second
+/// of its age; whoever waits looks every second. The clock of those that wait runs as well: they
+/// go a second after they get room, and the budget holds a third of them.
+const WAIT_MAX: Duration = Duration::from_secs(2 * SENT as u64 / (64 << 10) + 5);
+
+/// Lets as many clients begin large frames and say no more; returns how many were closed for it.
+fn attack(shard: &Shard<Sim>, io: &Sim) -> Rc<Cell<usize>> {
+    let closed_count = Rc::new(Cell::new(0));
+    for _ in 0..HOSTILE {
+        let (io, count) = (io.clone(), Rc::clone(&closed_count));
+        shard.spawn(async move {
+            let conn = io.connect(address()).await.unwrap();
+            let _cut_off = conn.send(&(90_i32 << 20).to_be_bytes(), false).await;
+            let _cut_off = conn.send(&vec![0; SENT], false).await;
+            closed(&io, &conn).await;
+            count.set(count.get() + 1);
+        });
+    }
+    closed_count
+}
+
+#[test]
+fn large_requests_are_served_while_64_hold_the_begin_of_theirs() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(move |io| async move {
+            let shard = serve(io.clone()).await;
+            let mut good = Client::connect(&io).await;
+            good.create().await;
+            let closed = attack(&shard, &io);
+            io.sleep(SECOND).await;
+            assert_eq!(closed.get(), 0);
+            let value = "x".repeat(900_000);
+            let mut waits = Vec::new();
+            for _ in 0..3 {
+                let asked = io.now();
+                let answer = good.call(9, &produce_request(&io, -1, 30_000, &value)).await;
+                assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None);
+                waits.push(io.now() - asked);
+            }
+            assert!(waits[0] > SECOND, "the first has to wait: {waits:?}");
+            assert!(waits.iter().sum::<Duration>() < WAIT_MAX, "{waits:?}, not {WAIT_MAX:?}");
+            assert!(closed.get() > HOSTILE / 4, "{} were closed", closed.get());
+        })
+        .done();
+}
