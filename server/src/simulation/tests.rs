@@ -2,6 +2,7 @@
 //! disk that loses what it may, from a seed.
 
 mod hostile;
+mod rot;
 
 use crate::accept;
 use crate::cluster::control::{Answer, Control, Created, Deleted, NewTopic, TopicError, TopicRef};
