@@ -154,10 +154,6 @@ class KafkaConsole(Java):
 
     name = "kafka-console"
 
-    def readers(self, codec):
-        # The console consumer takes a JVM a partition, and decodes as the client does.
-        return [self if codec == "zstd" else Java(self.shell)]
-
     def create(self, topic, partitions):
         self.tool("TopicCommand", "--create", "--topic", topic,
                   "--partitions", partitions, "--replication-factor", 1)
