@@ -34,7 +34,7 @@ mod num;
 mod routes;
 mod server;
 #[cfg(test)]
-#[path = "simulation/tests.rs"]
+#[path = "tests/simulation/mod.rs"]
 mod simulation;
 mod walk;
 
