@@ -50,7 +50,7 @@ pub enum OptionError {
 
 /// Bytes that large requests hold, until they are whole or answered, where
 /// `queued.max.request.bytes` does not say.
-const QUEUED_BYTES: usize = 32 * 1024 * 1024;
+const QUEUED_BYTES: usize = 16 * 1024 * 1024;
 /// The least that one core gets of them.
 const QUEUED_BYTES_MIN: usize = 4 * 1024 * 1024;
 

@@ -368,7 +368,7 @@ pub static TABLE: &[Setting] = &[
     broker("queued.max.request.bytes", long(i64::MIN))
         .or("-1")
         .bytes()
-        .says("The most that large requests hold until they are whole, or answered; -1: 32 MiB.")
+        .says("The most that large requests hold until they are whole, or answered; -1: 16 MiB.")
         .sets(|c, v| {
             let bytes = usize::try_from(v.i64()).ok().filter(|bytes| *bytes > 0);
             c.queued_request_bytes_max = bytes;

@@ -132,6 +132,12 @@ impl FrameCutter {
         self.partial.len()
     }
 
+    /// Bytes of it that are still to come; 0 between frames.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        self.length.unwrap_or_default().saturating_sub(self.partial.len())
+    }
+
     fn take_prefix(&mut self, chunk: &mut Bytes) -> Result<Option<usize>, FrameError> {
         let room = self.prefix.get_mut(self.prefix_len..).unwrap_or_default();
         let arrived = room.len().min(chunk.len());

@@ -47,6 +47,9 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
 const HELD_PER_BYTE: usize = 24;
 /// What a request may hold without asking. Source: a fetch of 1,000 partitions in most versions.
 const ADMITTED_BYTES: usize = 512 * 1024;
+/// A frame of so many bytes claims all that it will hold at once. Source: twice Kafka's default
+/// `max.request.size`.
+const LUMP_BYTES: usize = 2 * 1024 * 1024;
 /// How long a connection waits for memory before it looks for those that hold it up.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -273,8 +276,10 @@ impl<I: Io> Connection<I> {
             }
             let held = cutter.buffered();
             if held > FREE_BYTES {
-                // The cutter's buffer doubles as it grows.
-                self.wait_for_memory(&mut claim, held.saturating_mul(2)).await;
+                let missing = cutter.missing();
+                // The cutter's buffer doubles as it grows. What is not large waits once.
+                let bytes = if held + missing <= LUMP_BYTES { held + missing } else { held };
+                self.wait_for_memory(&mut claim, bytes.saturating_mul(2), missing).await;
             }
         }
     }
@@ -295,7 +300,7 @@ impl<I: Io> Connection<I> {
     async fn admit(self: &Rc<Self>, frame: &[u8], mut claim: Option<Claim>) {
         let bytes = frame.len().saturating_mul(HELD_PER_BYTE);
         if bytes > ADMITTED_BYTES && !frame.starts_with(&(ApiKey::Produce as i16).to_be_bytes()) {
-            self.wait_for_memory(&mut claim, bytes).await;
+            self.wait_for_memory(&mut claim, bytes, 0).await;
             if let Some(claim) = &claim {
                 claim.hold(self.core.shard.io().now());
             }
@@ -303,8 +308,14 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Waits until the unfinished frame, or the request, may hold `bytes`.
-    async fn wait_for_memory(self: &Rc<Self>, claim: &mut Option<Claim>, bytes: usize) {
+    /// Waits until the unfinished frame, of which so many bytes are `missing`, or the request, may
+    /// hold `bytes`.
+    async fn wait_for_memory(
+        self: &Rc<Self>,
+        claim: &mut Option<Claim>,
+        bytes: usize,
+        missing: usize,
+    ) {
         let claim = claim.get_or_insert_with(|| {
             let this = Rc::downgrade(self);
             self.core.budget.claim(self.core.shard.io().now(), move || {
@@ -319,7 +330,7 @@ impl<I: Io> Connection<I> {
             let io = self.core.shard.io();
             tokio::select! {
                 biased;
-                () = claim.grow(bytes) => return,
+                () = claim.grow(bytes, missing, || io.now()) => return,
                 () = io.sleep(BUDGET_PATIENCE) => self.core.budget.close_slow(io.now()),
             }
         }
