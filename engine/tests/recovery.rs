@@ -392,3 +392,29 @@ fn a_full_disk_stops_writes_and_not_the_core() {
         })
         .done();
 }
+
+/// Batches that are too large for the journal are synced in their file by the commit itself, so that
+/// a checkpoint finds nothing of the log to sync.
+#[test]
+fn a_clean_stop_saves_the_index_of_what_commits_have_synced() {
+    let mut world = World::new(3, Faults::none());
+    world
+        .boot(|io| async move {
+            let (shard, _) =
+                sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
+            let (name, config) = (name(), LogConfig::default());
+            let log = shard.create(&name, TopicId([1; 16]), LeaderEpoch(0), config).await.unwrap();
+            for bytes in [1, 300_000, 300_000, 300_000] {
+                // After the first there is a checkpoint, which has its epoch to save.
+                io.sleep(Duration::from_secs(60)).await;
+                let value = vec![7; bytes];
+                let batch = Batch::build().record(None, Some(&value), &[], io.timestamp()).done();
+                let span = log.append(&batch.unwrap()).unwrap();
+                log.reach(Mark::Durable, &span).await.unwrap();
+            }
+            sim::close(&shard).await.unwrap();
+        })
+        .done();
+    let index = names(&world.disk(), ".index").remove(0);
+    assert!(!world.disk().read(&index).unwrap().is_empty());
+}

@@ -224,6 +224,11 @@ impl Index {
             && len(&names::time_index(dir, self.base)) == self.times.len() * TIME_ENTRY_BYTES
     }
 
+    /// Whether it has entries that were not saved.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.saved < self.entries.len() || self.saved_times < self.times.len()
+    }
+
     /// Its files are gone: they will be written anew.
     pub(crate) fn forget_saved(&mut self) {
         self.saved = 0;

@@ -389,11 +389,12 @@ impl<I: Io> Log<I> {
         self.unlink_gone();
     }
 
-    /// Whether anything of it is in no synced file.
+    /// Whether anything of it is in no synced file, or its index in no file.
     pub(crate) fn is_dirty(&self) -> bool {
         !self.unsynced.is_empty()
             || self.dir_synced < self.dir_changes
             || self.epochs_dirty
+            || self.active.index.is_ahead()
             || self.sealed.iter().any(|s| s.index.is_some())
     }
 
