@@ -4,12 +4,11 @@
 //! [`LAG`], so that readers are not far behind writers whatever comes in. What files have yet to
 //! be synced is the core's share of what the kernel holds before it makes a writer wait, in the
 //! middle of an append and for as long as it likes. Past either, whoever brings more is asked to
-//! wait ([`Backlog::room`]); an append that is made all the same is taken.
+//! wait (`Core::room`); an append that is made all the same is taken.
 
-use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::task::{Poll, Waker};
+use std::cell::Cell;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// For how long the disk may be behind. A batch waits for the commit that runs, and then for its
 /// own: with both in this time on average, 99 of 100 are visible within 20 ms. Measured on a disk of
@@ -42,9 +41,7 @@ pub(crate) struct Backlog {
     checkpointing: Cell<u64>,
     /// How many the last two may be together.
     dirty_max: u64,
-    /// The core takes no more bytes: nobody waits for room that will not come.
-    is_closed: Cell<bool>,
-    waiting: RefCell<Vec<Waker>>,
+    changed: Notify,
 }
 
 impl Backlog {
@@ -58,8 +55,7 @@ impl Backlog {
             unsynced: Cell::new(0),
             checkpointing: Cell::new(0),
             dirty_max,
-            is_closed: Cell::new(false),
-            waiting: RefCell::default(),
+            changed: Notify::new(),
         }
     }
 
@@ -99,7 +95,9 @@ impl Backlog {
             let max = in_time.clamp(UNCOMMITTED_BYTES_MIN, UNCOMMITTED_BYTES_MAX);
             self.uncommitted_max.set(max);
         }
-        self.wake();
+        if self.has_room() {
+            self.wake();
+        }
     }
 
     /// Bytes written since the last checkpoint began.
@@ -115,64 +113,39 @@ impl Backlog {
     /// It has ended, and if `done` all of that is synced.
     pub(crate) fn end_checkpoint(&self, done: bool) {
         let bytes = self.checkpointing.take();
-        if done {
-            self.wake();
-        } else {
+        if !done {
             self.unsynced.set(self.unsynced.get() + bytes);
         }
-    }
-
-    /// No more bytes are taken: whoever waits is to learn why.
-    pub(crate) fn close(&self, is_closed: bool) {
-        self.is_closed.set(is_closed);
-        self.wake();
+        if self.has_room() {
+            self.wake();
+        }
     }
 
     /// Whether more may come.
     pub(crate) fn has_room(&self) -> bool {
         let dirty = self.unsynced.get() + self.checkpointing.get();
-        self.is_closed.get()
-            || (self.uncommitted.get() < self.uncommitted_max.get() && dirty < self.dirty_max)
+        self.uncommitted.get() < self.uncommitted_max.get() && dirty < self.dirty_max
     }
 
-    /// Waits until more may come.
-    pub(crate) fn room(&self) -> impl Future<Output = ()> {
-        poll_fn(|cx| {
-            if self.has_room() {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.waiting.borrow_mut();
-            // A task that is polled again waits once.
-            if !waiting.iter().any(|w| w.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
+    /// Waits until there may be room that was not there.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
-    fn wake(&self) {
-        if self.has_room() {
-            for waker in self.waiting.take() {
-                waker.wake();
-            }
-        }
+    /// Lets all who wait look again.
+    pub(crate) fn wake(&self) {
+        self.changed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::pin::pin;
-    use std::task::Context;
 
     const MIB: u64 = 1 << 20;
 
     fn millis(ms: u64) -> Duration {
         Duration::from_millis(ms)
-    }
-
-    fn is_let_in(backlog: &Backlog) -> bool {
-        pin!(backlog.room()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
@@ -185,13 +158,13 @@ mod tests {
                 backlog.commit(8 * MIB, took);
             }
             backlog.gather(wanted * MIB - MIB / 2);
-            assert!(is_let_in(&backlog), "{mib_per_ms} MiB/ms");
+            assert!(backlog.has_room(), "{mib_per_ms} MiB/ms");
             backlog.gather(MIB);
-            assert!(!is_let_in(&backlog), "{mib_per_ms} MiB/ms");
+            assert!(!backlog.has_room(), "{mib_per_ms} MiB/ms");
             backlog.commit(0, millis(100));
-            assert!(!is_let_in(&backlog), "nothing was committed, and nothing learned");
+            assert!(!backlog.has_room(), "nothing was committed, and nothing learned");
             backlog.commit(wanted * MIB + MIB / 2, millis(1));
-            assert!(is_let_in(&backlog));
+            assert!(backlog.has_room());
         }
     }
 
@@ -203,26 +176,15 @@ mod tests {
         assert!(!backlog.write(1), "which is asked for once");
         backlog.begin_checkpoint();
         assert!(!backlog.write(48));
-        assert!(is_let_in(&backlog));
+        assert!(backlog.has_room());
         assert!(!backlog.write(1));
-        assert!(!is_let_in(&backlog));
+        assert!(!backlog.has_room());
         backlog.end_checkpoint(false);
-        assert!(!is_let_in(&backlog), "it failed: all is as before");
+        assert!(!backlog.has_room(), "it failed: all is as before");
         assert_eq!(backlog.unsynced(), 100);
         backlog.begin_checkpoint();
         backlog.end_checkpoint(true);
-        assert!(is_let_in(&backlog));
+        assert!(backlog.has_room());
         assert_eq!(backlog.unsynced(), 0);
-    }
-
-    #[test]
-    fn nobody_waits_for_a_core_that_takes_no_more() {
-        let backlog = Backlog::new(100);
-        backlog.write(100);
-        assert!(!is_let_in(&backlog));
-        backlog.close(true);
-        assert!(is_let_in(&backlog));
-        backlog.close(false);
-        assert!(!is_let_in(&backlog));
     }
 }

@@ -176,7 +176,7 @@ impl<I: Io> Core<I> {
     pub(crate) fn fail(&self, reason: &str) {
         if self.failed.borrow().is_none() {
             *self.failed.borrow_mut() = Some(reason.into());
-            self.backlog.close(true);
+            self.backlog.wake();
             (self.on_event)(&Event::CoreFailed { reason: reason.to_owned() });
         }
     }
@@ -191,7 +191,20 @@ impl<I: Io> Core<I> {
             let what = format!("a checkpoint found no room, and will be tried again: {error}");
             (self.on_event)(&Event::Warning { what });
         }
-        self.backlog.close(why.is_some() || self.failed.borrow().is_some());
+        self.backlog.wake();
+    }
+
+    /// Whether more may come; also where nothing is taken any more, so that nobody waits who is to
+    /// learn why.
+    pub(crate) fn has_room(&self) -> bool {
+        self.backlog.has_room() || self.is_full() || self.failed.borrow().is_some()
+    }
+
+    /// Waits until more may come.
+    pub(crate) async fn room(&self) {
+        while !self.has_room() {
+            self.backlog.changed().await;
+        }
     }
 
     pub(crate) fn failure(&self) -> Option<Rc<str>> {

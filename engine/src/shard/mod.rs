@@ -237,7 +237,7 @@ impl<I: Io> Shard<I> {
     /// Whether the disk keeps up with this core, so that more may be received.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.0.core.backlog.has_room()
+        self.0.core.has_room()
     }
 
     /// Waits until the disk keeps up with this core: whoever receives what is to be appended does
@@ -245,7 +245,7 @@ impl<I: Io> Shard<I> {
     pub async fn room(&self) {
         if !self.has_room() {
             self.metrics().held.add(1);
-            self.0.core.backlog.room().await;
+            self.0.core.room().await;
         }
     }
 
