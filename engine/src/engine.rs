@@ -186,17 +186,20 @@ impl Engine {
             let (opened, wait) = std::sync::mpsc::sync_channel(1);
             let thread = std::thread::Builder::new()
                 .name(format!("kariz-core-{i}"))
-                .spawn(move || start.run(&opened))
-                .map_err(OpenError::Thread)?;
-            threads.push(thread);
-            opening.push((ShardId(i), wait));
+                .spawn(move || start.run(&opened));
+            opening.push(match thread {
+                Ok(thread) => {
+                    threads.push(thread);
+                    Ok((ShardId(i), wait))
+                }
+                Err(error) => Err(OpenError::Thread(error)),
+            });
         }
-        let opened = opening.into_iter().map(|(shard, wait)| match wait.recv() {
-            Ok(report) => report.map_err(|source| OpenError::Shard { shard, source }),
-            Err(_) => {
-                let source = std::io::Error::other("its thread ended early");
-                Err(OpenError::Shard { shard, source })
-            }
+        let opened = opening.into_iter().map(|started| {
+            let (shard, wait) = started?;
+            let early = || std::io::Error::other("its thread ended early");
+            let report = wait.recv().unwrap_or_else(|_| Err(early()));
+            report.map_err(|source| OpenError::Shard { shard, source })
         });
         let reports = match opened.collect::<Result<Vec<_>, _>>() {
             Ok(reports) => reports,
