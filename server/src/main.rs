@@ -96,7 +96,8 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = std::env::var(LOG).unwrap_or_else(|_| "info".to_owned());
+    let filter = std::env::var_os(LOG).unwrap_or_else(|| "info".into());
+    let filter = filter.to_string_lossy();
     let filter = match EnvFilter::try_new(&filter) {
         Ok(filter) => filter,
         Err(error) => {
