@@ -4,22 +4,23 @@
 #
 #   engine/tests/mutants/run.sh [NAME...]      all of them, or those named
 #
-# SEEDS (2000) is how many the simulation may try. Built in CARGO_TARGET_DIR/mutants, apart from all
-# else: to cargo the copy is the same package, and a mutant would be run in the original's place.
+# SEEDS (2000) is how many the simulation may try. The copy has a version of its own: to cargo it
+# would else be the same package, and a mutant would be run in the original's place.
 # Ends with a line `N passed, N failed`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 seeds=${SEEDS:-2000}
-copy=${CARGO_TARGET_DIR:-$root/target}/mutants
-export CARGO_TARGET_DIR=$copy/target
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
+copy=$CARGO_TARGET_DIR/mutants
 
 # The engine alone: a workspace of one, with the versions that the whole one has. Always in the same
 # place, so that one build takes the place of the last.
 rm -rf "$copy/engine"
 mkdir -p "$copy"
-sed 's|^members = .*|members = ["engine"]|' "$root/Cargo.toml" >"$copy/Cargo.toml"
+sed -e 's|^members = .*|members = ["engine"]|' -e 's|^version = .*|version = "0.0.0-mutant"|' \
+    "$root/Cargo.toml" >"$copy/Cargo.toml"
 cp "$root/Cargo.lock" "$copy/"
 cp -r "$root/engine" "$copy/engine"
 
@@ -29,7 +30,7 @@ else
     names=("${@/%/.patch}")
 fi
 
-cargo=(cargo test --quiet --offline --profile sim -p kariz-engine --test simulation)
+cargo=(cargo test --quiet --offline -p kariz-engine --test simulation)
 passed=0
 failed=0
 miss() {
