@@ -8,7 +8,7 @@ use kariz_engine::io::{Conn, Io};
 use kariz_engine::types::Instant;
 use kariz_protocol::ErrorCode;
 use kariz_protocol::header::encode_request;
-use kariz_protocol::messages::api_versions;
+use kariz_protocol::messages::{api_versions, metadata, produce};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -141,7 +141,7 @@ fn large_requests_are_served_while_64_hold_the_begin_of_theirs() {
         let mut world = World::new(seed, Faults::none());
         world
             .boot(move |io| async move {
-                let shard = serve(io.clone()).await;
+                let shard = serve(io.clone()).await.shard.clone();
                 Client::connect(&io).await.create().await;
                 let closed = attack(&shard, &io, again);
                 io.sleep(SECOND).await;
@@ -169,4 +169,66 @@ fn large_requests_are_served_while_64_hold_the_begin_of_theirs() {
             })
             .done();
     }
+}
+
+/// What one client's unread answers come to, at the least, before it is not heard any more.
+const UNREAD: usize = 16 << 20;
+
+/// A client that asks until the server hears it no more, and reads no answer.
+async fn deaf(io: &Sim) -> Client {
+    let mut client = Client::connect(io).await;
+    let unknown =
+        |n| metadata::TopicRequest { name: Some(format!("{n:0249}")), ..Default::default() };
+    let request = metadata::Request {
+        topics: Some((0..80).map(unknown).collect()),
+        allow_auto_topic_creation: false,
+        ..metadata::Request::default()
+    };
+    tokio::select! {
+        biased;
+        () = async { loop { client.send(9, &request).await } } => (),
+        () = io.sleep(SECOND) => (),
+    }
+    client
+}
+
+#[test]
+fn who_pipelines_shares_a_commit_while_another_reads_no_answers() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut good = Client::connect(&io).await;
+            good.create().await;
+            let _deaf = deaf(&io).await;
+            assert!(core.in_flight_bytes.get() > UNREAD);
+            io.set_faults(Faults { disk_latency: SECOND..2 * SECOND, ..Faults::none() });
+            let asked = io.now();
+            for n in 0..4 {
+                good.send(9, &produce_request(&io, -1, 30_000, &n.to_string())).await;
+            }
+            for _ in 0..4 {
+                let answer = good.receive::<produce::Request>(9).await;
+                assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None);
+            }
+            // The first may be in a commit of its own.
+            let waited = io.now() - asked;
+            assert!(waited < 4 * SECOND, "waited {waited:?}");
+        })
+        .done();
+}
+
+#[test]
+fn answers_of_a_connection_that_is_closed_are_counted_no_more() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve_with(io.clone(), &[("connections.max.idle.ms", "10000")]).await;
+            // Nothing of it moves any more, so that it is closed with all its answers.
+            let _deaf = deaf(&io).await;
+            assert!(core.in_flight_bytes.get() > UNREAD);
+            io.sleep(15 * SECOND).await;
+            assert_eq!((core.connections.len(), core.in_flight_bytes.get()), (0, 0));
+        })
+        .done();
 }

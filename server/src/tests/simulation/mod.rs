@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use kariz_engine::batch::{Batch, announced_bytes};
 use kariz_engine::io::sim::{End, Fault, Faults, OpKind, Outcome, Rule, Sim, SimConn, World};
 use kariz_engine::io::{Conn, Io};
-use kariz_engine::{Shard, sim};
+use kariz_engine::sim;
 use kariz_protocol::ErrorCode;
 use kariz_protocol::frame::FrameCutter;
 use kariz_protocol::header::{decode_response, encode_request};
@@ -65,12 +65,12 @@ fn address() -> SocketAddr {
 }
 
 /// Starts the server; it accepts when this returns.
-async fn serve(io: Sim) -> Shard<Sim> {
+async fn serve(io: Sim) -> Rc<Core<Sim>> {
     serve_with(io, &[]).await
 }
 
 /// As [`serve`], with these settings.
-async fn serve_with(io: Sim, set: &[(&str, &str)]) -> Shard<Sim> {
+async fn serve_with(io: Sim, set: &[(&str, &str)]) -> Rc<Core<Sim>> {
     let set: Vec<_> = set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let opened = sim::open(io, Path::new("/data"), sim::Options::default()).await;
     let (shard, report) = opened.unwrap();
@@ -91,10 +91,11 @@ async fn serve_with(io: Sim, set: &[(&str, &str)]) -> Shard<Sim> {
     core.open_all().await;
     assert!(served.set(Rc::clone(&core)).is_ok());
     let listener = shard.io().listen(address()).unwrap();
+    let accepting = Rc::clone(&core);
     shard.spawn(async move {
-        accept::serve(core, listener).await.unwrap();
+        accept::serve(accepting, listener).await.unwrap();
     });
-    shard
+    core
 }
 
 /// A client that may send several requests before it receives.
@@ -324,7 +325,7 @@ fn a_producer_is_not_heard_while_the_disk_is_behind_and_all_others_are() {
     let mut world = World::new(1, Faults { disk_latency, ..Faults::none() });
     world
         .boot(|io| async move {
-            let shard = serve(io.clone()).await;
+            let shard = serve(io.clone()).await.shard.clone();
             let (mut producer, mut other) =
                 (Client::connect(&io).await, Client::connect(&io).await);
             producer.create().await;

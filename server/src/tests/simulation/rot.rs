@@ -71,7 +71,7 @@ fn a_damaged_partition_answers_so_and_the_other_of_its_topic_is_served() {
         let mut world = World::new(5, Faults::none());
         world
             .boot(move |io| async move {
-                let shard = serve_with(io.clone(), &SET).await;
+                let core = serve_with(io.clone(), &SET).await;
                 let mut client = Client::connect(&io).await;
                 create(&mut client).await;
                 for n in 0..BATCHES {
@@ -80,7 +80,7 @@ fn a_damaged_partition_answers_so_and_the_other_of_its_topic_is_served() {
                 // The recovery point passes the sealed segments.
                 io.sleep(Duration::from_secs(120)).await;
                 if clean {
-                    sim::close(&shard).await.unwrap();
+                    sim::close(&core.shard).await.unwrap();
                 }
             })
             .done();
