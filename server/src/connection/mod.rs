@@ -84,7 +84,7 @@ pub(crate) enum Answer<I: Io> {
 pub(crate) struct Slot<I: Io> {
     api: ApiKey,
     arrived: Instant,
-    /// What it holds while it is in the queue.
+    /// What it holds while it is in the queue, beside its claim.
     bytes: usize,
     /// Its share of the budget, if it holds much.
     _claim: Option<Claim>,
@@ -192,18 +192,20 @@ impl<I: Io> Connection<I> {
 
     /// Puts the answer to a request of `bytes` bytes, which came at `arrived`, at the end.
     pub(crate) fn push(&self, api: ApiKey, arrived: Instant, bytes: usize, answer: Answer<I>) {
+        let claim = self.claim.take();
+        // A request's claim is counted in the budget. Its answer may be larger than that.
+        let unclaimed = if claim.is_some() { 0 } else { bytes };
         let bytes = match &answer {
             Answer::Later(_) => {
                 self.barrier.set(true);
-                bytes
+                unclaimed
             }
             Answer::Ready(answer) => answer.len(),
             // Its batches are in the log.
             Answer::Produce(pending) => pending.held_bytes(),
-            Answer::Fetch(_) => bytes * HELD_PER_BYTE,
+            Answer::Fetch(_) => unclaimed * HELD_PER_BYTE,
         };
         let bytes = bytes + size_of::<Slot<I>>();
-        let claim = self.claim.take();
         self.hold(bytes);
         self.queue.borrow_mut().push_back(Slot { api, arrived, bytes, _claim: claim, answer });
         self.writer.wake();

@@ -8,7 +8,7 @@ use kariz_engine::io::{Conn, Io};
 use kariz_engine::types::Instant;
 use kariz_protocol::ErrorCode;
 use kariz_protocol::header::encode_request;
-use kariz_protocol::messages::{api_versions, metadata, produce};
+use kariz_protocol::messages::{api_versions, fetch, metadata, produce};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -229,6 +229,39 @@ fn answers_of_a_connection_that_is_closed_are_counted_no_more() {
             assert!(core.in_flight_bytes.get() > UNREAD);
             io.sleep(15 * SECOND).await;
             assert_eq!((core.connections.len(), core.in_flight_bytes.get()), (0, 0));
+        })
+        .done();
+}
+
+/// A fetch of so many partitions that waits for a minute.
+fn fetch_of_many(count: usize) -> fetch::Request {
+    let topic = fetch::TopicRequest {
+        name: "t".to_owned(),
+        partitions: vec![fetch::FetchPartition::default(); count],
+    };
+    let (max_wait_ms, min_bytes) = (60_000, 1);
+    fetch::Request { max_wait_ms, min_bytes, topics: vec![topic], ..Default::default() }
+}
+
+#[test]
+fn what_a_request_has_claimed_is_not_counted_as_in_flight_as_well() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            client.create().await;
+            // One waits at the head, one behind it.
+            client.send(4, &fetch_of_many(1)).await;
+            client.send(4, &fetch_of_many(2_000)).await;
+            io.sleep(SECOND).await;
+            assert!(core.budget.used_bytes() > 2_000 * 16 * 20);
+            let in_flight = core.in_flight_bytes.get();
+            assert!((1..1_000).contains(&in_flight), "{in_flight} bytes");
+            for _ in 0..2 {
+                client.receive::<fetch::Request>(4).await;
+            }
+            assert_eq!((core.budget.used_bytes(), core.in_flight_bytes.get()), (0, 0));
         })
         .done();
 }
