@@ -5,6 +5,9 @@
 //! before the others. So all of them hold no more than the limit and the largest of them, and that
 //! one can always get done. Frames of ordinary size never come here.
 //!
+//! **Invariant:** the first of those that wait and may grow has been woken, and no other need be:
+//! whatever changes what is held, or who waits, wakes the first ([`Budget::wake_first`]).
+//!
 //! A peer that announces much and sends little, or asks for much and reads nothing, would hold its
 //! claim for ever: whoever waits closes those that have stood still for [`STALL`], or that a
 //! request has held for [`PATIENCE`]. Since those with little to come go first, peers that do so
@@ -17,6 +20,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
 
 /// What a connection may hold of an unfinished frame without asking. Source: more than any request
 /// of a client that does not produce.
@@ -36,6 +42,9 @@ pub(crate) struct Budget {
     next: Cell<u64>,
     /// By age.
     claims: RefCell<BTreeMap<u64, Entry>>,
+    /// What each of those that wait holds, in the order in which they are let on: by what is
+    /// missing, and by age.
+    waiting: RefCell<BTreeMap<(usize, u64), usize>>,
 }
 
 struct Entry {
@@ -91,11 +100,20 @@ impl Budget {
         }
     }
 
-    fn wake(&self) {
-        for entry in self.claims.borrow().values() {
-            if let Some(waker) = &entry.waiting {
-                waker.wake_by_ref();
-            }
+    /// Whether a claim that holds `held` may have more, if none goes before it.
+    fn may_grow(&self, held: usize) -> bool {
+        self.used.get() - held <= self.limit
+    }
+
+    /// Wakes the first of those that wait and may grow. Woken all at once, each would look at all
+    /// those before it.
+    fn wake_first(&self) {
+        let waiting = self.waiting.borrow();
+        let Some(((_, order), _)) = waiting.iter().find(|(_, held)| self.may_grow(**held)) else {
+            return;
+        };
+        if let Some(Entry { waiting: Some(waker), .. }) = self.claims.borrow().get(order) {
+            waker.wake_by_ref();
         }
     }
 }
@@ -115,38 +133,41 @@ impl Claim {
             }
             if let Some(entry) = self.budget.claims.borrow_mut().get_mut(&self.order) {
                 entry.waiting = Some(cx.waker().clone());
+                let place = (entry.missing, self.order);
+                self.budget.waiting.borrow_mut().insert(place, entry.bytes);
             }
             Poll::Pending
         })
         .await;
     }
 
-    /// Takes `bytes` in all, if the limit, or its place among the others, allows it.
-    pub(crate) fn try_grow(&self, bytes: usize, missing: usize, now: Instant) -> bool {
-        let mut claims = self.budget.claims.borrow_mut();
-        let used = self.budget.used.get();
-        let may_grow = |entry: &Entry| used - entry.bytes <= self.budget.limit;
-        let is_behind = claims.iter().any(|(order, other)| {
-            let goes_before = (other.missing, *order) < (missing, self.order);
-            *order != self.order && goes_before && other.waiting.is_some() && may_grow(other)
-        });
+    /// Takes `bytes` in all, if the limit, and its place among the others, allow it; does not wait
+    /// for it, nor any longer for what it has waited for.
+    fn try_grow(&self, bytes: usize, missing: usize, now: Instant) -> bool {
+        let budget = &*self.budget;
+        let mut claims = budget.claims.borrow_mut();
+        let mut waiting = budget.waiting.borrow_mut();
         let Some(entry) = claims.get_mut(&self.order) else { return false };
-        entry.missing = missing;
-        if is_behind || !may_grow(entry) {
-            return false;
+        let held = entry.bytes;
+        let waited = waiting.remove(&(entry.missing, self.order)).is_some();
+        (entry.missing, entry.waiting) = (missing, None);
+        let place = (missing, self.order);
+        // Those that may not grow themselves hold nobody up.
+        let is_behind = || waiting.range(..place).any(|(_, held)| budget.may_grow(*held));
+        let is_let_on = budget.may_grow(held) && !is_behind();
+        if is_let_on {
+            budget.used.set(budget.used.get() - held + bytes);
+            entry.bytes = bytes;
+            if waited || entry.missing_then.saturating_sub(missing) >= STEP_BYTES {
+                (entry.moved, entry.missing_then) = (now, missing);
+            }
         }
-        self.budget.used.set(used - entry.bytes + bytes);
-        entry.bytes = bytes;
-        let waited = entry.waiting.take().is_some();
-        if waited || entry.missing_then.saturating_sub(missing) >= STEP_BYTES {
-            (entry.moved, entry.missing_then) = (now, missing);
+        let has_changed = waited || entry.bytes != held;
+        drop((claims, waiting));
+        if has_changed {
+            budget.wake_first();
         }
-        drop(claims);
-        if waited {
-            // Those behind it may have looked before it was let on.
-            self.budget.wake();
-        }
-        true
+        is_let_on
     }
 
     /// From `now` on it is a request's, until that is answered.
@@ -161,75 +182,9 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let entry = self.budget.claims.borrow_mut().remove(&self.order);
         if let Some(entry) = entry {
+            self.budget.waiting.borrow_mut().remove(&(entry.missing, self.order));
             self.budget.used.set(self.budget.used.get() - entry.bytes);
         }
-        self.budget.wake();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::Context;
-
-    fn at(seconds: u64) -> Instant {
-        Instant(Duration::from_secs(seconds))
-    }
-
-    #[test]
-    fn a_claim_grows_while_the_others_are_within_the_limit() {
-        let budget = Budget::new(100);
-        let [one, two, three] = [0; 3].map(|_| budget.claim(at(0), || ()));
-        assert!(one.try_grow(60, 9, at(0)) && two.try_grow(90, 9, at(0)));
-        assert!(!three.try_grow(1, 9, at(0)), "150 of 100");
-        assert!(two.try_grow(1000, 9, at(0)) && !one.try_grow(61, 9, at(0)));
-        assert_eq!(budget.used_bytes(), 1060);
-        drop(two);
-        assert!(one.try_grow(61, 9, at(0)) && three.try_grow(1, 9, at(0)));
-        drop((one, three));
-        assert_eq!(budget.used_bytes(), 0);
-    }
-
-    #[test]
-    fn who_has_the_least_to_come_is_let_on_first_and_then_the_others() {
-        let budget = Budget::new(100);
-        let mut cx = Context::from_waker(Waker::noop());
-        let [holder, large, small] = [0; 3].map(|_| budget.claim(at(0), || ()));
-        assert!(holder.try_grow(101, 0, at(0)));
-        holder.hold(at(0));
-        let mut large_grows = pin!(large.grow(10, 500, || at(0)));
-        let mut small_grows = pin!(small.grow(10, 50, || at(0)));
-        assert!(large_grows.as_mut().poll(&mut cx).is_pending());
-        assert!(small_grows.as_mut().poll(&mut cx).is_pending());
-        drop(holder);
-        assert!(large_grows.as_mut().poll(&mut cx).is_pending(), "the small one goes before it");
-        assert!(small_grows.as_mut().poll(&mut cx).is_ready());
-        assert!(large_grows.as_mut().poll(&mut cx).is_ready());
-    }
-
-    #[test]
-    fn only_a_claim_that_stands_still_is_closed() {
-        let budget = Budget::new(1000 << 20);
-        let closed = Rc::new(RefCell::new(Vec::new()));
-        let claims: Vec<_> = ["still", "drips", "comes", "held"]
-            .map(|name| {
-                let closed = Rc::clone(&closed);
-                let claim = budget.claim(at(0), move || closed.borrow_mut().push(name));
-                assert!(claim.try_grow(1 << 20, 9 << 20, at(0)));
-                claim
-            })
-            .into();
-        claims[3].hold(at(0));
-        assert!(claims[1].try_grow(1 << 20, (9 << 20) - 1, at(2)));
-        assert!(claims[2].try_grow(1 << 20, 8 << 20, at(2)));
-        budget.close_slow(at(2));
-        assert!(closed.borrow().is_empty());
-        budget.close_slow(at(3));
-        assert_eq!(closed.take(), ["still", "drips"]);
-        assert!(claims[2].try_grow(1 << 20, 1, at(11)));
-        budget.close_slow(at(11));
-        assert_eq!(closed.take(), ["still", "drips", "held"]);
+        self.budget.wake_first();
     }
 }

@@ -326,7 +326,7 @@ impl<I: Io> Connection<I> {
             let this = Rc::downgrade(self);
             self.core.budget.claim(self.core.shard.io().now(), move || {
                 if let Some(this) = this.upgrade() {
-                    tracing::info!(peer = %this.conn.peer(), "closing: a large request comes too slowly");
+                    tracing::info!(peer = %this.conn.peer(), "closing: a large request comes, or its answer is read, too slowly");
                     this.end(Life::Closed);
                     this.conn.close();
                 }
