@@ -262,6 +262,26 @@ fn what_cannot_be_run_says_so() {
     assert!(text.contains("is a broker listening there?"), "{text}");
 }
 
+/// A file that may not grow is to the server what a full disk is.
+#[test]
+fn a_full_disk_is_named() {
+    let dir = Dir::new("full");
+    fs::create_dir_all(dir.0.join("data")).unwrap();
+    // Past the journal's 64 MiB.
+    let blocks = (80 << 20) / 512;
+    let output = Command::new("sh")
+        .args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_kariz-loadgen"))
+        .args("run --warm-up off --partitions 1 --bytes 100M --quiet --sleep".split(' '))
+        .args(["--data", &dir.path("data"), "--out", &dir.path("out")])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("KAFKA_STORAGE_ERROR (56)") && text.contains("full"), "{text}");
+    assert_eq!(entries(&dir.0.join("data")), 0, "the data is removed: {text}");
+}
+
 #[test]
 fn an_interrupted_run_cleans_up() {
     let dir = Dir::new("interrupt");

@@ -50,8 +50,15 @@ pub enum ExecError {
         message: String,
     },
     /// The broker refused again and again.
-    #[error("a request was still refused after {0} attempts")]
-    Retries(u32),
+    #[error("a request was still refused after {attempts} attempts: {error} {message}")]
+    Retries {
+        /// How often it was sent.
+        attempts: u32,
+        /// Kafka's code, the last time.
+        error: ErrorCode,
+        /// The broker's words.
+        message: String,
+    },
     /// No answer.
     #[error("no answer within {seconds} s from {}", address.map_or("?".into(), |a| a.to_string()))]
     NoAnswer {

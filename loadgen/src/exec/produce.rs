@@ -113,6 +113,8 @@ pub(super) struct ProduceLane<'p> {
     blocked: bool,
     /// Requests that were refused and are to be sent again, whole.
     refused: Vec<(Request, Vec<u8>)>,
+    /// Why, the last time.
+    refusal: (ErrorCode, String),
     retry_ns: u64,
     retries: u32,
     /// The connection broke, and the plan is to note that and go on.
@@ -159,6 +161,7 @@ impl<'p> ProduceLane<'p> {
             freed_ns: 0,
             blocked: false,
             refused: Vec::new(),
+            refusal: (ErrorCode::None, String::new()),
             retry_ns: 0,
             retries: 0,
             lost: false,
@@ -309,10 +312,11 @@ impl<'p> ProduceLane<'p> {
             let slot = self.slot(self.answered);
             let request = self.requests[slot];
             if !ack.error.is_none() {
+                let message = ack.message.unwrap_or_default();
                 if !ack.error.is_retriable() || self.plan.ledger.is_some() {
-                    let message = ack.message.unwrap_or_default();
                     return Err(ExecError::Refused { error: ack.error, message });
                 }
+                self.refusal = (ack.error, message);
                 self.refused.push((request, self.slots.frame(slot).to_vec()));
                 self.answered += 1;
                 self.retry_ns = turn.now_ns + RETRY_PAUSE_NS;
@@ -353,7 +357,9 @@ impl<'p> ProduceLane<'p> {
         }
         self.retries += 1;
         if self.retries > RETRIES_MAX {
-            return Err(ExecError::Retries(RETRIES_MAX));
+            let (error, message) =
+                std::mem::replace(&mut self.refusal, (ErrorCode::None, String::new()));
+            return Err(ExecError::Retries { attempts: RETRIES_MAX, error, message });
         }
         let partitions: Vec<_> = self.streams.iter().map(|s| s.partition).collect();
         let leader = match leader_of(self.plan.bootstrap, self.plan.topic, &partitions) {
