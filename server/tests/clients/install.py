@@ -53,10 +53,11 @@ def java():
     def build(home):
         call("mvn", "-q", "-B", "-f", HERE / "java/pom.xml", "dependency:copy-dependencies",
              f"-DoutputDirectory={home}/libs", "-DincludeScope=runtime")
-        call("javac", "-cp", f"{home}/libs/*", "-d", home, HERE / "java/Client.java")
+        call("javac", "-cp", f"{home}/libs/*", "-d", home / "client", HERE / "java/Client.java")
+        # A directory on the class path keeps the JVM from archiving classes.
+        call("jar", "--create", "--file", home / "libs/client.jar", "-C", home / "client", ".")
 
-    home = cached("java", ["java/pom.xml", "java/Client.java"], build)
-    return f"{home}:{home}/libs/*"
+    return cached("java", ["java/pom.xml", "java/Client.java", "install.py"], build) / "libs/*"
 
 
 def kcat():
