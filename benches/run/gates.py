@@ -184,8 +184,11 @@ def produce(record_bytes, batch_records, connections, depth, acks, partitions=1)
             connections, "--depth", depth, "--acks", acks, "--partitions", partitions]
 
 
+FETCH_BYTES = 1 << 20
+
+
 def fetch():
-    return ["--fetch-bytes", "1MiB", *produce(1024, 16, 16, 2, 1, 16)]
+    return ["--fetch-bytes", FETCH_BYTES, *produce(1024, 16, 16, 2, 1, 16)]
 
 
 # `bare` sends from a file as long as the logs together, appended to in pieces as they are: of what
@@ -269,6 +272,7 @@ def measure(options, out, row, server, rate=None):
     lag = None
     try:
         config = row.topic_config(server)
+        pace = ["--rate", f"{rate:.0f}req/s"] if rate else []
         if row.metric == "bytes_per_s":
             if not isinstance(server, Bare):
                 written = ["--bytes", options.bytes, *row.load, *config]
@@ -280,11 +284,9 @@ def measure(options, out, row, server, rate=None):
                     load(options, server, "fetch", scratch, warm)
             flags = ["--topic", "load", *row.load]
             load(options, server, "fetch", scratch, [*flags, "--duration", "3s"])
-            phase = load(options, server, "fetch", out, [*flags, "--duration", "5s"])
+            phase = load(options, server, "fetch", out, [*flags, "--duration", "5s", *pace])
         else:
-            flags = [*row.load, "--bytes", options.bytes, *ends]
-            if rate:
-                flags += ["--rate", f"{rate:.0f}req/s"]
+            flags = [*row.load, "--bytes", options.bytes, *ends, *pace]
             warm = [*row.load, "--duration", server.warm_up] if server.warm_up else flags
             load(options, server, "produce", scratch, ["--topic", "warm-up", *warm, *config])
             before = server.lags() if isinstance(server, Kariz) else {}
@@ -337,8 +339,9 @@ def measure_row(options, out, row):
         return entry
     paced = closed
     # Not against Kafka, whose rate is what is compared.
-    if row.metric == "requests_per_s" and isinstance(row.yardstick, Bare):
-        entry["paced_rate"] = medians[0] * PACED
+    if isinstance(row.yardstick, Bare):
+        request = FETCH_BYTES if row.metric == "bytes_per_s" else 1
+        entry["paced_rate"] = medians[0] * PACED / request
         entry["paced"] = paced = rounds(options, out, row, "paced", entry["paced_rate"])
     entry["cpu_medians"], entry["cpu_share"] = compare(paced, "cpu_ns", row)
     return entry
