@@ -26,7 +26,10 @@ pub(super) fn handle<I: Io>(
     cursor: &mut Cursor<'_>,
     asked: Asked,
 ) -> Result<(), Refusal> {
-    let request = Request::decode(cursor, asked.version)?;
+    let mut request = Request::decode(cursor, asked.version)?;
+    if let Some(topics) = &mut request.topics {
+        keep_once(topics);
+    }
     let core = connection.core();
     let allowed = request.allow_auto_topic_creation || asked.version < AUTO_CREATE_FLAG_FROM;
     let missing = if allowed && core.config.auto_create_topics {
@@ -48,6 +51,20 @@ pub(super) fn handle<I: Io>(
         describe(&core, &request)
     });
     Ok(())
+}
+
+/// Leaves each topic once: the answer is then as long as the topics that exist, and the request,
+/// make it. As Kafka: where there are ids, names are not looked at.
+fn keep_once(topics: &mut Vec<TopicRequest>) {
+    if topics.iter().any(|topic| !topic.topic_id.is_nil()) {
+        topics.retain_mut(|topic| {
+            topic.name = None;
+            !topic.topic_id.is_nil()
+        });
+    }
+    // Not hashed: the client chooses the names, and could choose those that collide.
+    topics.sort_unstable_by(|a, b| (a.topic_id, &a.name).cmp(&(b.topic_id, &b.name)));
+    topics.dedup();
 }
 
 /// The names that are asked for, could be topics, and are none.

@@ -7,6 +7,7 @@
 mod common;
 mod fetch;
 mod produce;
+mod repeats;
 mod session;
 mod topics;
 

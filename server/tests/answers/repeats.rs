@@ -1,0 +1,75 @@
+//! Requests that name the same again and again: what comes back, and that it is not multiplied.
+
+use super::client;
+use super::common::Client;
+use kariz_protocol::ErrorCode;
+use kariz_protocol::messages::metadata;
+use uuid::Uuid;
+
+/// Partitions of a topic that is costly to describe.
+const MANY: i32 = 100;
+/// As often as a name of one character fits into a request for metadata.
+const TIMES: usize = 25_000;
+
+/// The answer to a request for metadata of `topics`, and its bytes.
+fn metadata_of(
+    c: &mut Client,
+    version: i16,
+    topics: Vec<metadata::TopicRequest>,
+) -> (metadata::Response, usize) {
+    let request = metadata::Request { topics: Some(topics), ..Default::default() };
+    c.send(version, &request);
+    let frame = c.receive_frame().unwrap();
+    (kariz_protocol::header::decode_response(&frame, version).unwrap().1, frame.len())
+}
+
+fn by_name(name: &str) -> metadata::TopicRequest {
+    metadata::TopicRequest { name: Some(name.to_owned()), ..Default::default() }
+}
+
+fn by_id(topic_id: Uuid) -> metadata::TopicRequest {
+    metadata::TopicRequest { topic_id, name: None }
+}
+
+#[test]
+fn metadata_describes_a_topic_once_however_often_it_is_named() {
+    let mut c = client();
+    let id = c.create("R", MANY).topic_id;
+    let (_, once) = metadata_of(&mut c, 4, vec![by_name("R")]);
+    let (answer, bytes) = metadata_of(&mut c, 4, vec![by_name("R"); TIMES]);
+    assert_eq!((answer.topics.len(), bytes), (1, once));
+    // An id takes more room in the request.
+    let (_, once) = metadata_of(&mut c, 12, vec![by_id(id)]);
+    let (answer, bytes) = metadata_of(&mut c, 12, vec![by_id(id); TIMES / 4]);
+    assert_eq!((answer.topics.len(), bytes), (1, once));
+    assert_eq!(answer.topics[0].name.as_deref(), Some("R"));
+    // What is unknown, or no name, once too.
+    let no_topic = Uuid::from_u128(7);
+    let (answer, _) = metadata_of(&mut c, 12, vec![by_id(no_topic), by_id(id), by_id(no_topic)]);
+    let mut errors: Vec<_> = answer.topics.iter().map(|topic| topic.error.code()).collect();
+    errors.sort_unstable();
+    assert_eq!(errors, [ErrorCode::None.code(), ErrorCode::UnknownTopicId.code()]);
+    let (answer, _) = metadata_of(&mut c, 4, vec![by_name("a/b"), by_name("R"), by_name("a/b")]);
+    assert_eq!(answer.topics.len(), 2);
+}
+
+#[test]
+fn metadata_takes_ids_before_names() {
+    let mut c = client();
+    let id = c.create("named-and-known", 1).topic_id;
+    let both = metadata::TopicRequest { topic_id: id, name: Some("another".to_owned()) };
+    let topics = vec![by_name("named-and-known"), by_id(id), both, by_name("not-made")];
+    let (answer, _) = metadata_of(&mut c, 12, topics);
+    let found: Vec<_> = answer.topics.iter().map(|t| (t.error, t.name.as_deref())).collect();
+    assert_eq!(found, [(ErrorCode::None, Some("named-and-known"))]);
+    let made = c.metadata(Some(&["not-made"]), false).topics.remove(0);
+    assert_eq!(made.error, ErrorCode::UnknownTopicOrPartition);
+}
+
+#[test]
+fn a_topic_that_is_missing_twice_is_made() {
+    let mut c = client();
+    let answer = c.metadata(Some(&["missing-twice", "missing-twice"]), true);
+    let found: Vec<_> = answer.topics.iter().map(|topic| topic.error).collect();
+    assert_eq!(found, [ErrorCode::None]);
+}
