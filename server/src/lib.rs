@@ -31,6 +31,7 @@ mod http;
 mod join;
 mod metrics;
 mod num;
+mod repeats;
 mod routes;
 mod server;
 #[cfg(test)]

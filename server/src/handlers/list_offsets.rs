@@ -4,6 +4,7 @@ use super::{Asked, Refusal, fetch};
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::errors;
+use crate::repeats::repeated;
 use crate::routes::Place;
 use kariz_engine::io::Io;
 use kariz_engine::types::{Instant, LeaderEpoch, Offset, Timestamp};
@@ -40,20 +41,32 @@ pub(super) fn handle<I: Io>(
     let deadline = asked.arrived.plus(crate::num::millis(timeout_ms));
     asked.later(connection, async move {
         let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in request.topics {
+        // As Kafka: refused each time. Many of one partition would cost as many reads of the log.
+        let repeated = repeated(all_partitions(&request));
+        for topic in &request.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for wanted in &topic.partitions {
-                let found = find(&core, &topic.name, wanted, asked.version, deadline).await;
+                let found = if repeated.contains(&(&*topic.name, wanted.index)) {
+                    Err(ErrorCode::InvalidRequest)
+                } else {
+                    find(&core, &topic.name, wanted, asked.version, deadline).await
+                };
                 partitions.push(found.unwrap_or_else(|error| {
                     core.metrics.error(error.code());
                     PartitionResponse { index: wanted.index, error, ..PartitionResponse::default() }
                 }));
             }
-            topics.push(TopicResponse { name: topic.name, partitions });
+            topics.push(TopicResponse { name: topic.name.clone(), partitions });
         }
         Response { topics, throttle_time_ms: 0 }
     });
     Ok(())
+}
+
+/// Topic and number of each partition, in the order of the request.
+fn all_partitions(request: &Request) -> impl Iterator<Item = (&str, i32)> {
+    let topics = request.topics.iter();
+    topics.flat_map(|topic| topic.partitions.iter().map(|p| (&*topic.name, p.index)))
 }
 
 async fn find<I: Io>(

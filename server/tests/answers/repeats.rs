@@ -3,7 +3,7 @@
 use super::client;
 use super::common::Client;
 use kariz_protocol::ErrorCode;
-use kariz_protocol::messages::metadata;
+use kariz_protocol::messages::{list_offsets, metadata};
 use uuid::Uuid;
 
 /// Partitions of a topic that is costly to describe.
@@ -72,4 +72,28 @@ fn a_topic_that_is_missing_twice_is_made() {
     let answer = c.metadata(Some(&["missing-twice", "missing-twice"]), true);
     let found: Vec<_> = answer.topics.iter().map(|topic| topic.error).collect();
     assert_eq!(found, [ErrorCode::None]);
+}
+
+#[test]
+fn offsets_of_a_partition_that_is_named_twice_are_refused() {
+    let mut c = client();
+    assert_eq!(c.create("offsets-twice", 2).error, ErrorCode::None);
+    let of = |indexes: &[i32]| list_offsets::TopicRequest {
+        name: "offsets-twice".to_owned(),
+        partitions: indexes
+            .iter()
+            .map(|index| list_offsets::PartitionRequest {
+                index: *index,
+                current_leader_epoch: -1,
+                timestamp: -2,
+            })
+            .collect(),
+    };
+    // As Kafka: each time that it is named, in whichever topic of the request.
+    let topics = vec![of(&[0, 1]), of(&[0])];
+    let answer = c.call(7, &list_offsets::Request { topics, ..Default::default() });
+    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    let errors: Vec<_> = partitions.map(|p| (p.index, p.error)).collect();
+    let refused = ErrorCode::InvalidRequest;
+    assert_eq!(errors, [(0, refused), (1, ErrorCode::None), (0, refused)]);
 }
