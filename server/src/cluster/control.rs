@@ -76,7 +76,7 @@ pub(crate) struct ConfigEntry {
 }
 
 /// A topic to be deleted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TopicRef {
     Name(String),
     Id(TopicId),

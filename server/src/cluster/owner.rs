@@ -11,13 +11,13 @@ use super::log::{self, Delta, LogError};
 use super::names;
 use crate::config::Settings;
 use crate::num::i32_from;
+use crate::repeats::repeated;
 use kariz_engine::io::Io;
 use kariz_engine::types::TopicId;
 use kariz_engine::{Partition, Shard};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::metadata_log::{self as records, CONFIG_TOPIC, Record};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -65,10 +65,7 @@ impl<I: Io> Owner<I> {
         validate_only: bool,
     ) -> Result<Vec<Result<Created, TopicError>>, ControlError> {
         let _turn = self.turn.lock().await;
-        let mut times: BTreeMap<&str, usize> = BTreeMap::new();
-        for topic in &topics {
-            *times.entry(&topic.name).or_default() += 1;
-        }
+        let repeated = repeated(topics.iter().map(|topic| &*topic.name));
         // As Kafka: all or nothing of a request, so that one cannot fill the cluster.
         let asked = |topic: &NewTopic| match (topic.assignments.len(), topic.partitions) {
             (0, BY_DEFAULT) => self.config.num_partitions,
@@ -84,9 +81,8 @@ impl<I: Io> Owner<I> {
         let mut placed = self.image.borrow().topics().map(|t| t.partitions().len()).sum();
         let (mut groups, mut results, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for topic in &topics {
-            if times.get(&*topic.name).is_some_and(|n| *n > 1) {
-                let why = "the topic is named more than once";
-                results.push(Err(TopicError::new(ErrorCode::InvalidRequest, why)));
+            if repeated.contains(&*topic.name) {
+                results.push(Err(named_again()));
                 continue;
             }
             let planned = self.plan(topic, placed, &names);
@@ -109,20 +105,23 @@ impl<I: Io> Owner<I> {
         topics: Vec<TopicRef>,
     ) -> Result<Vec<Result<Deleted, TopicError>>, ControlError> {
         let _turn = self.turn.lock().await;
-        let mut deleted: Vec<Result<Deleted, TopicError>> = Vec::new();
-        let mut group = Vec::new();
-        for topic in &topics {
-            let found = self.find(topic).and_then(|found| {
-                let again = deleted.iter().flatten().any(|d| d.id == found.id);
-                let why = "the topic is named more than once";
-                if again { Err(TopicError::new(ErrorCode::InvalidRequest, why)) } else { Ok(found) }
-            });
-            if let Ok(found) = &found {
-                let topic_id = Uuid::from_bytes(found.id.0);
-                group.push(Record::RemoveTopic(records::RemoveTopic { topic_id }));
+        let named = repeated(topics.iter());
+        let find = |topic| {
+            if named.contains(topic) { Err(named_again()) } else { self.find(topic) }
+        };
+        let mut deleted: Vec<Result<Deleted, TopicError>> = topics.iter().map(find).collect();
+        // By its name and by its id.
+        let found = repeated(deleted.iter().flatten().map(|found| found.id));
+        for one in &mut deleted {
+            if one.as_ref().is_ok_and(|one| found.contains(&one.id)) {
+                *one = Err(named_again());
             }
-            deleted.push(found);
         }
+        let remove = |one: &Deleted| {
+            let topic_id = Uuid::from_bytes(one.id.0);
+            Record::RemoveTopic(records::RemoveTopic { topic_id })
+        };
+        let group: Vec<Record> = deleted.iter().flatten().map(remove).collect();
         if !group.is_empty() {
             self.commit(vec![group]).await?;
         }
@@ -301,6 +300,11 @@ impl<I: Io> Owner<I> {
             }
         }
     }
+}
+
+/// The error of each topic that a request names again: as Kafka, nothing is done to it at all.
+fn named_again() -> TopicError {
+    TopicError::new(ErrorCode::InvalidRequest, "the topic is named more than once")
 }
 
 /// The leaders that the client chose: the first of each list, for there is one replica.

@@ -1,9 +1,9 @@
 //! Requests that name the same again and again: what comes back, and that it is not multiplied.
 
-use super::client;
 use super::common::Client;
+use super::{client, topic};
 use kariz_protocol::ErrorCode;
-use kariz_protocol::messages::{list_offsets, metadata};
+use kariz_protocol::messages::{delete_topics, list_offsets, metadata};
 use uuid::Uuid;
 
 /// Partitions of a topic that is costly to describe.
@@ -96,4 +96,32 @@ fn offsets_of_a_partition_that_is_named_twice_are_refused() {
     let errors: Vec<_> = partitions.map(|p| (p.index, p.error)).collect();
     let refused = ErrorCode::InvalidRequest;
     assert_eq!(errors, [(0, refused), (1, ErrorCode::None), (0, refused)]);
+}
+
+#[test]
+fn of_what_is_to_be_deleted_twice_nothing_is() {
+    let mut c = client();
+    let id = c.create("deleted-twice", 1).topic_id;
+    topic(&mut c, "deleted-once");
+    let name = |name: &str| delete_topics::TopicRequest {
+        name: Some(name.to_owned()),
+        ..Default::default()
+    };
+    let id = delete_topics::TopicRequest { name: None, topic_id: id };
+    let refused = ErrorCode::InvalidRequest;
+    let mut errors = |topics: Vec<delete_topics::TopicRequest>| -> Vec<ErrorCode> {
+        let answer = c.call(6, &delete_topics::Request { topics, timeout_ms: 1000 });
+        answer.topics.iter().map(|topic| topic.error).collect()
+    };
+    let twice = name("deleted-twice");
+    assert_eq!(errors(vec![twice.clone(), twice.clone()]), [refused; 2]);
+    assert_eq!(errors(vec![id.clone(), id.clone()]), [refused; 2]);
+    assert_eq!(errors(vec![name("not-there"), name("not-there")]), [refused; 2]);
+    // By name and by id; what is named once goes.
+    let topics = vec![twice.clone(), name("deleted-once"), id];
+    assert_eq!(errors(topics), [refused, ErrorCode::None, refused]);
+    assert_eq!(
+        errors(vec![twice, name("deleted-once")]),
+        [ErrorCode::None, ErrorCode::UnknownTopicOrPartition]
+    );
 }
