@@ -8,6 +8,7 @@ use crate::connection::{Answer, Connection};
 use crate::core::Core;
 use crate::errors;
 use crate::num::{u64_from, usize_from};
+use crate::repeats::repeated;
 use crate::routes::{Place, Topic};
 use bytes::BytesMut;
 use kariz_engine::batch::{Codec, HEADER_BYTES, Header};
@@ -21,6 +22,7 @@ use kariz_protocol::writer::{Hole, Records, Segment, segments};
 use kariz_protocol::{ApiKey, Cursor, ErrorCode};
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -86,6 +88,8 @@ pub(super) fn handle<I: Io>(
         topic: RefCell::new(None),
         partitions: topic.partitions.iter().collect(),
     });
+    let mut wanted: SmallVec<[WantedTopic<I>; 1]> = wanted.collect();
+    keep_last(&mut wanted);
     let request = Request {
         asked,
         max_wait: crate::num::millis(head.max_wait_ms),
@@ -94,11 +98,28 @@ pub(super) fn handle<I: Io>(
         read_committed: head.isolation_level == 1,
         is_follower: head.replica_id >= FOLLOWER_FROM,
         in_session: head.session_id != 0,
-        topics: wanted.collect(),
+        topics: wanted,
         deadline: Cell::new(None),
     };
     connection.push(ApiKey::Fetch, asked.arrived, asked.bytes, Answer::Fetch(request));
     Ok(())
+}
+
+/// Leaves each partition once, as Kafka with what was said last of it: one that is named again and
+/// again would be read, and waited for, as often.
+fn keep_last<I: Io>(topics: &mut [WantedTopic<I>]) {
+    // Most name one partition, and for that nothing is allocated here.
+    let several = topics.len() > 1 || topics.iter().any(|topic| topic.partitions.len() > 1);
+    let all = || topics.iter().flat_map(|t| t.partitions.iter().map(|p| (&*t.name, p.index)));
+    if !several || repeated(all()).is_empty() {
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for WantedTopic { name, partitions, .. } in topics.iter_mut().rev() {
+        partitions.reverse();
+        partitions.retain(|partition| seen.insert((&**name, partition.index)));
+        partitions.reverse();
+    }
 }
 
 impl<I: Io> WantedTopic<I> {

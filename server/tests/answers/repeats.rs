@@ -1,9 +1,10 @@
 //! Requests that name the same again and again: what comes back, and that it is not multiplied.
 
-use super::common::Client;
+use super::common::{Client, batch, fetch_request, values};
 use super::{client, topic};
 use kariz_protocol::ErrorCode;
-use kariz_protocol::messages::{delete_topics, list_offsets, metadata};
+use kariz_protocol::messages::fetch::FetchPartition;
+use kariz_protocol::messages::{delete_topics, fetch, list_offsets, metadata};
 use uuid::Uuid;
 
 /// Partitions of a topic that is costly to describe.
@@ -96,6 +97,29 @@ fn offsets_of_a_partition_that_is_named_twice_are_refused() {
     let errors: Vec<_> = partitions.map(|p| (p.index, p.error)).collect();
     let refused = ErrorCode::InvalidRequest;
     assert_eq!(errors, [(0, refused), (1, ErrorCode::None), (0, refused)]);
+}
+
+#[test]
+fn a_partition_that_is_fetched_twice_comes_once() {
+    let mut c = client();
+    assert_eq!(c.create("fetched-twice", 2).error, ErrorCode::None);
+    for partition in [0, 1] {
+        c.produce("fetched-twice", partition, batch(&["a"]));
+        c.produce("fetched-twice", partition, batch(&["b"]));
+    }
+    let from = |index, fetch_offset| FetchPartition { index, fetch_offset, ..Default::default() };
+    let mut request = fetch_request("fetched-twice", from(0, 0));
+    request.topics.push(fetch::TopicRequest {
+        name: "fetched-twice".to_owned(),
+        partitions: vec![from(1, 0), from(0, 0), from(0, 1)],
+    });
+    let answer = c.call(12, &request);
+    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    let found: Vec<_> =
+        partitions.map(|p| (p.head.index, values(p.records.as_ref().unwrap()))).collect();
+    // As Kafka: what was said last of it.
+    let (a, b) = ((0, "a".to_owned()), (1, "b".to_owned()));
+    assert_eq!(found, [(1, vec![a, b.clone()]), (0, vec![b])]);
 }
 
 #[test]
