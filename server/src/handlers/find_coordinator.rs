@@ -17,14 +17,12 @@ pub(super) fn handle<I: Io>(
 ) -> Result<(), Refusal> {
     let request = Request::decode(cursor, asked.version)?;
     let error = ErrorCode::CoordinatorNotAvailable;
+    // Repeated for each of many keys it would be most of the answer; Kafka says it for none of them.
+    let message = "this broker coordinates no groups and no transactions";
+    let message = (request.keys.len() == 1).then(|| message.to_owned());
     let coordinators = request.keys.into_iter().map(|key| {
         connection.core().metrics.error(error.code());
-        Coordinator {
-            key,
-            error,
-            error_message: Some("this broker coordinates no groups and no transactions".to_owned()),
-            ..Coordinator::default()
-        }
+        Coordinator { key, error, error_message: message.clone(), ..Coordinator::default() }
     });
     let response = Response { coordinators: coordinators.collect(), throttle_time_ms: 0 };
     asked.answer(connection, &response)

@@ -4,7 +4,7 @@ use super::common::{Client, batch, fetch_request, values};
 use super::{client, topic};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::messages::fetch::FetchPartition;
-use kariz_protocol::messages::{delete_topics, fetch, list_offsets, metadata};
+use kariz_protocol::messages::{delete_topics, fetch, find_coordinator, list_offsets, metadata};
 use uuid::Uuid;
 
 /// Partitions of a topic that is costly to describe.
@@ -148,4 +148,18 @@ fn of_what_is_to_be_deleted_twice_nothing_is() {
         errors(vec![twice, name("deleted-once")]),
         [ErrorCode::None, ErrorCode::UnknownTopicOrPartition]
     );
+}
+
+#[test]
+fn coordinators_of_many_keys_cost_little_more_than_the_keys() {
+    let mut c = client();
+    let request = find_coordinator::Request { key_type: 0, keys: vec!["g".to_owned(); TIMES] };
+    c.send(4, &request);
+    let frame = c.receive_frame().unwrap();
+    let (_, answer): (_, find_coordinator::Response) =
+        kariz_protocol::header::decode_response(&frame, 4).unwrap();
+    let expected = ErrorCode::CoordinatorNotAvailable;
+    assert!(answer.coordinators.iter().all(|found| found.key == "g" && found.error == expected));
+    assert_eq!(answer.coordinators.len(), TIMES);
+    assert!(frame.len() < 16 * TIMES, "{} bytes", frame.len());
 }
