@@ -167,6 +167,54 @@ fn answers_that_nobody_reads_cost_at_most_64_mib_in_all() {
     assert!(added <= 64 << 20, "{} MiB", added >> 20);
 }
 
+/// A produce, in the version with the shortest entries, to `count` partitions of topic `t`, none of
+/// which has records.
+fn produce_of_many(count: u32) -> Vec<u8> {
+    let mut body = vec![0, 0, 0, 9, 0, 0, 0, 1, 0xff, 0xff, 0];
+    body.extend([0, 0xff, 0xff, 0, 0, 0x75, 0x30]); // no transaction, all replicas, 30 s
+    body.extend([2, 2, b't']);
+    let mut length = count + 1;
+    while length >= 0x80 {
+        body.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    body.push(u8::try_from(length).unwrap());
+    for _ in 0..count {
+        body.extend([0, 0, 0, 0, 0, 0]);
+    }
+    body.extend([0, 0]);
+    let mut frame = i32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    frame.extend(body);
+    frame
+}
+
+#[test]
+fn produces_to_many_partitions_cost_at_most_64_mib_in_all() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Fixture::start(1);
+    let mut witness = fixture.client(0);
+    witness.create("t", 1);
+    // More than anybody has batches for in one request: not appended, not answered.
+    let mut greedy = fixture.client(0);
+    let _cut_off = greedy.stream.write_all(&produce_of_many(20_000));
+    assert!(greedy.is_closed());
+    let frame = produce_of_many(16_000);
+    let before = resident_bytes();
+    let mut hostile: Vec<Client> = (0..64).map(|_| fixture.client(0)).collect();
+    for _ in 0..2 {
+        for c in &mut hostile {
+            flood(c, &frame);
+        }
+        assert_eq!(witness.produce("t", 0, batch(&["x"])).error, ErrorCode::None);
+    }
+    let added = resident_bytes().saturating_sub(before);
+    assert!(added <= 64 << 20, "{} MiB", added >> 20);
+    // Who reads is answered.
+    let mut patient = fixture.client(0);
+    patient.stream.write_all(&frame).unwrap();
+    assert!(patient.receive_frame().unwrap().len() > 16_000 * 30);
+}
+
 /// A fetch, in the version with the shortest entries, of `count` partitions of topic `t`, that waits
 /// for an hour.
 fn fetch_of_many(count: usize) -> Vec<u8> {

@@ -194,16 +194,16 @@ impl<I: Io> Connection<I> {
     pub(crate) fn push(&self, api: ApiKey, arrived: Instant, bytes: usize, answer: Answer<I>) {
         let claim = self.claim.take();
         // A request's claim is counted in the budget. Its answer may be larger than that.
-        let unclaimed = if claim.is_some() { 0 } else { bytes };
+        let unclaimed = |bytes| if claim.is_some() { 0 } else { bytes };
         let bytes = match &answer {
             Answer::Later(_) => {
                 self.barrier.set(true);
-                unclaimed
+                unclaimed(bytes)
             }
             Answer::Ready(answer) => answer.len(),
             // Its batches are in the log.
-            Answer::Produce(pending) => pending.held_bytes(),
-            Answer::Fetch(_) => unclaimed * HELD_PER_BYTE,
+            Answer::Produce(pending) => unclaimed(pending.held_bytes()),
+            Answer::Fetch(_) => unclaimed(bytes * HELD_PER_BYTE),
         };
         let bytes = bytes + size_of::<Slot<I>>();
         self.hold(bytes);
@@ -270,15 +270,13 @@ impl<I: Io> Connection<I> {
                 let rest = chunk.get(at..).unwrap_or_default();
                 if let Some(frame) = cutter.whole(rest).map_err(Refusal::from)? {
                     at += PREFIX_BYTES + frame.len();
-                    self.admit(frame, None).await;
-                    handlers::handle(self, &chunk, frame, now)?;
+                    self.handle(&chunk, frame, None, now).await?;
                     continue;
                 }
                 chunk.advance(at);
                 at = 0;
                 let Some(frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? else { break };
-                self.admit(&frame, claim.take()).await;
-                handlers::handle(self, &frame, &frame, now)?;
+                self.handle(&frame, &frame, claim.take(), now).await?;
             }
             let held = cutter.buffered();
             if held > FREE_BYTES {
@@ -301,11 +299,29 @@ impl<I: Io> Connection<I> {
         }
     }
 
+    /// Handles the request in `frame`, a part of `chunk`, once it may hold what it will.
+    async fn handle(
+        self: &Rc<Self>,
+        chunk: &Bytes,
+        frame: &[u8],
+        claim: Option<Claim>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.admit(frame, claim).await;
+        let handled = handlers::handle(self, chunk, frame, now);
+        // A produce that wants no answer leaves its claim behind.
+        self.claim.take();
+        handled
+    }
+
     /// Waits until the request in `frame`, which has come under `claim`, may hold what it will, if
     /// that is much.
     async fn admit(self: &Rc<Self>, frame: &[u8], mut claim: Option<Claim>) {
-        let bytes = frame.len().saturating_mul(HELD_PER_BYTE);
-        if bytes > ADMITTED_BYTES && !frame.starts_with(&(ApiKey::Produce as i16).to_be_bytes()) {
+        let mut bytes = frame.len().saturating_mul(HELD_PER_BYTE);
+        if bytes > ADMITTED_BYTES && frame.starts_with(&ApiKey::Produce.code().to_be_bytes()) {
+            bytes = produce::will_hold(frame);
+        }
+        if bytes > ADMITTED_BYTES {
             self.wait_for_memory(&mut claim, bytes, 0).await;
             if let Some(claim) = &claim {
                 claim.hold(self.core.shard.io().now());

@@ -35,6 +35,8 @@ pub(crate) enum Refusal {
     Version { api: ApiKey, version: i16 },
     #[error("a request of {bytes} bytes to {}: it may have {max}", .api.name())]
     TooLarge { api: ApiKey, bytes: usize, max: usize },
+    #[error("a produce that names {named} topics and partitions: it may name {max}")]
+    TooMany { named: usize, max: usize },
     /// The client asked for no answer, so that this is the only way to tell it.
     #[error("a produce with acks=0 failed: {}", .0.name())]
     Unacknowledged(ErrorCode),

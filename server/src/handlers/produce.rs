@@ -13,6 +13,7 @@ use kariz_engine::batch::{Batch, Codec};
 use kariz_engine::io::Io;
 use kariz_engine::types::Instant;
 use kariz_engine::{Mark, Partition, ReachError, Span};
+use kariz_protocol::header::RequestHeader;
 use kariz_protocol::messages::produce::repeat::{Appended, Pattern};
 use kariz_protocol::messages::produce::{
     PartitionResponse, RequestView, ResponseEncoder, TopicView,
@@ -25,6 +26,11 @@ use std::time::Duration;
 
 /// The first version in which a client may send zstd. Source: KIP-110.
 const ZSTD_FROM: i16 = 7;
+/// Topics and partitions that one request may name; it is handled within one turn. Source: more
+/// than there are batches in Kafka's default `max.request.size`.
+const NAMED_MAX: usize = 16 * 1024;
+/// What each of them holds, at most: its result, why it failed, and its part of the answer.
+const HELD_BYTES: usize = 256;
 
 /// Whom the client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +179,10 @@ pub(super) fn handle<I: Io>(
 ) -> Result<(), Refusal> {
     connection.produces.set(true);
     let request = RequestView::decode(cursor, asked.version)?;
+    // None takes less than a byte: most requests need not be counted.
+    if frame.len() > NAMED_MAX && named(&request) > NAMED_MAX {
+        return Err(Refusal::TooMany { named: named(&request), max: NAMED_MAX });
+    }
     let acks = Acks::from_code(request.head.acks);
     let mut pending = Pending {
         version: asked.version,
@@ -189,6 +199,24 @@ pub(super) fn handle<I: Io>(
         pending.topics.push(append_topic(known, topic, acks, asked.version));
     }
     push(connection, pending, asked.arrived, asked.bytes)
+}
+
+/// Topics and partitions that a request names.
+fn named(request: &RequestView<'_>) -> usize {
+    request.topics.iter().map(|topic| 1 + topic.partitions.len()).sum()
+}
+
+/// What the produce in `frame` will hold until it is answered. Not its batches: they go to the
+/// log.
+pub(crate) fn will_hold(frame: &[u8]) -> usize {
+    let mut cursor = Cursor::over(frame);
+    let header = RequestHeader::read(&mut cursor).ok();
+    let request = header.and_then(|h| RequestView::decode(&mut cursor, h.version).ok());
+    // What is refused holds nothing.
+    let Some(request) = request.filter(|request| named(request) <= NAMED_MAX) else { return 0 };
+    // A name is kept, and is in the answer.
+    let names = request.topics.iter().map(|topic| 2 * topic.name.len());
+    named(&request) * HELD_BYTES + names.sum::<usize>()
 }
 
 /// Handles `frame`, a part of `chunk`, if it is a produce that repeats the connection's last one
@@ -342,9 +370,18 @@ impl<I: Io> Pending<I> {
 
     /// What it holds until it is answered, beside itself.
     pub(crate) fn held_bytes(&self) -> usize {
+        let topics = self.topics.iter().map(|topic| match &topic.name {
+            Name::Known(_) => size_of::<TopicResult<I>>(),
+            Name::Unknown(name) => size_of::<TopicResult<I>>() + name.len(),
+        });
         let partitions: usize = self.topics.iter().map(|topic| topic.partitions.len()).sum();
-        self.topics.len() * size_of::<TopicResult<I>>()
+        let reasons = self.results().map(|result| match &result.outcome {
+            Outcome::Failed(_, Some(reason)) => reason.len(),
+            Outcome::Appended { .. } | Outcome::Failed(..) => 0,
+        });
+        topics.sum::<usize>()
             + partitions * size_of::<PartitionResult<I>>()
+            + reasons.sum::<usize>()
     }
 
     /// What to wait for before asking again.

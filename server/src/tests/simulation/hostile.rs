@@ -265,3 +265,22 @@ fn what_a_request_has_claimed_is_not_counted_as_in_flight_as_well() {
         })
         .done();
 }
+
+#[test]
+fn a_produce_that_wants_no_answer_gives_back_what_it_has_claimed() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            client.create().await;
+            let mut request = produce_request(&io, 0, 1000, "x");
+            let one = request.topics[0].partitions[0].clone();
+            request.topics[0].partitions = vec![one; 3_000];
+            client.send(9, &request).await;
+            io.sleep(SECOND).await;
+            assert_eq!(core.budget.used_bytes(), 0);
+            assert_eq!(client.log_end(-1, 1000).await.offset, 3_000);
+        })
+        .done();
+}
