@@ -158,6 +158,18 @@ fn another_number_of_cores_moves_partitions() {
     server.stop().unwrap();
 }
 
+/// What `attempt` returns once it succeeds.
+fn soon<T, E: std::fmt::Display>(attempt: impl Fn() -> Result<T, E>) -> T {
+    let until = common::now().0 + 10_000;
+    loop {
+        match attempt() {
+            Ok(done) => return done,
+            Err(error) => assert!(common::now().0 < until, "{error}"),
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Dropped and not stopped: a crash, for a process that goes on.
 #[test]
 fn a_server_that_is_dropped_lets_go_of_its_directory_and_its_ports() {
@@ -167,17 +179,14 @@ fn a_server_that_is_dropped_lets_go_of_its_directory_and_its_ports() {
     let mut c = client(&first);
     assert_eq!(c.create("t", 2).error, ErrorCode::None);
     assert_eq!(c.produce("t", 0, batch(&["kept"])).error, ErrorCode::None);
-    let (listen, metrics) = (first.bootstrap(), first.metrics());
+    let mut ports = first.listening().to_vec();
+    ports.extend(first.metrics());
     drop(first);
-    let until = common::now().0 + 10_000;
-    let second = loop {
-        match Server::start(Options { listen, metrics, ..options(dir.path(), 2) }) {
-            Ok(second) => break second,
-            // Its threads take a moment.
-            Err(error) => assert!(common::now().0 < until, "{error}"),
-        }
-        std::thread::yield_now();
-    };
+    // Its threads take a moment.
+    let second = soon(|| Server::start(options(dir.path(), 2)));
+    for port in ports {
+        soon(|| std::net::TcpListener::bind(port));
+    }
     // The client of the first is not served by it any more.
     assert!(c.is_closed());
     assert_eq!(
