@@ -6,10 +6,11 @@
 //! A record that is not understood stops the fold, on purpose: to skip it would be to serve a
 //! cluster that is not the one its owner means.
 
+use super::names;
 use kariz_engine::types::TopicId;
 use kariz_protocol::metadata_log::{CONFIG_TOPIC, PartitionChange, Record};
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Why a record cannot be applied.
@@ -30,6 +31,9 @@ pub(crate) struct Image {
     end: i64,
     topics: BTreeMap<Arc<str>, TopicImage>,
     names: FxHashMap<TopicId, Arc<str>>,
+    /// What metrics call topics, where another could be called so, and their names. Kafka's older
+    /// versions let two be called alike.
+    in_metrics: BTreeSet<(String, Arc<str>)>,
     /// By resource type and name, then key.
     configs: BTreeMap<(i8, String), BTreeMap<String, String>>,
     brokers: BTreeMap<i32, BrokerImage>,
@@ -101,6 +105,14 @@ impl Image {
     /// The topic with this id.
     pub(crate) fn topic_by_id(&self, id: TopicId) -> Option<&TopicImage> {
         self.topic(self.names.get(&id)?)
+    }
+
+    /// A topic that metrics call `name`, a name from [`names::in_metrics`].
+    pub(crate) fn topic_in_metrics(&self, name: String) -> Option<&str> {
+        // Before all names that are called so.
+        let first = (name, Arc::from(""));
+        let (name, topic) = self.in_metrics.range(&first..).next()?;
+        (*name == first.0).then_some(&**topic)
     }
 
     /// The brokers, by id.
@@ -177,6 +189,8 @@ impl Image {
                 let (name, id) =
                     (Arc::<str>::from(r.name.as_str()), TopicId(r.topic_id.into_bytes()));
                 self.names.insert(id, Arc::clone(&name));
+                let in_metrics = names::in_metrics(&name);
+                self.in_metrics.extend(in_metrics.map(|called| (called, Arc::clone(&name))));
                 let topic = TopicImage { name: Arc::clone(&name), id, partitions: Vec::new() };
                 self.topics.insert(name, topic);
             }
@@ -185,6 +199,9 @@ impl Image {
                 let name = self.names.remove(&id).ok_or(FoldError::UnknownTopic(id))?;
                 self.topics.remove(&name);
                 self.configs.remove(&(CONFIG_TOPIC, name.to_string()));
+                if let Some(called) = names::in_metrics(&name) {
+                    self.in_metrics.remove(&(called, name));
+                }
             }
             Record::Partition(r) => {
                 let topic = self.topic_mut(TopicId(r.topic_id.into_bytes()))?;

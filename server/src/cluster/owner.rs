@@ -18,6 +18,7 @@ use kariz_engine::{Partition, Shard};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::metadata_log::{self as records, CONFIG_TOPIC, Record};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -79,17 +80,17 @@ impl<I: Io> Owner<I> {
             return Ok(topics.iter().map(|_| Err(error.clone())).collect());
         }
         let mut placed = self.image.borrow().topics().map(|t| t.partitions().len()).sum();
-        let (mut groups, mut results, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut groups, mut results, mut planned) = (Vec::new(), Vec::new(), BTreeMap::new());
         for topic in &topics {
             if repeated.contains(&*topic.name) {
                 results.push(Err(named_again()));
                 continue;
             }
-            let planned = self.plan(topic, placed, &names);
-            results.push(planned.map(|(created, group)| {
+            let plan = self.plan(topic, placed, &planned);
+            results.push(plan.map(|(created, group)| {
                 placed += usize::try_from(created.partitions).unwrap_or(0);
                 groups.push(group);
-                names.push(&*topic.name);
+                planned.extend(names::in_metrics(&topic.name).map(|called| (called, &*topic.name)));
                 created
             }));
         }
@@ -166,12 +167,12 @@ impl<I: Io> Owner<I> {
     }
 
     /// Checks a topic, and says what it will be and the records that make it. `placed` partitions
-    /// exist before it, and the topics `planned` are made with it.
+    /// exist before it, and the topics `planned`, by what metrics call them, are made with it.
     fn plan(
         &self,
         topic: &NewTopic,
         placed: usize,
-        planned: &[&str],
+        planned: &BTreeMap<String, &str>,
     ) -> Result<(Created, Vec<Record>), TopicError> {
         let error = |code, why: String| Err(TopicError::new(code, why));
         if let Err(why) = names::check(&topic.name) {
@@ -182,8 +183,10 @@ impl<I: Io> Owner<I> {
             let why = format!("topic `{}` exists already", topic.name);
             return error(ErrorCode::TopicAlreadyExists, why);
         }
-        let mut others = image.topics().map(|topic| &*topic.name).chain(planned.iter().copied());
-        if let Some(other) = others.find(|other| names::collide(other, &topic.name)) {
+        let other = names::in_metrics(&topic.name).and_then(|called| {
+            planned.get(&called).copied().or_else(|| image.topic_in_metrics(called))
+        });
+        if let Some(other) = other {
             let why =
                 format!("topic `{}` collides with `{other}`: metrics name both alike", topic.name);
             return error(ErrorCode::InvalidTopicException, why);

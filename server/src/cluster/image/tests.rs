@@ -81,6 +81,25 @@ fn a_topic_takes_its_configs_with_it() {
 }
 
 #[test]
+fn a_topic_is_found_by_what_metrics_call_it() {
+    let called =
+        |image: &Image, name: &str| image.topic_in_metrics(name.to_owned()).map(str::to_owned);
+    // Two that collide: an older Kafka made them.
+    let made = ["a.b", "a_b", "a_b-c", "a-b"];
+    let mut image =
+        fold(&(1..).zip(made).map(|(n, name)| topic(n, name)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(called(&image, "a_b").as_deref(), Some("a.b"));
+    assert_eq!(called(&image, "a_b-c").as_deref(), Some("a_b-c"));
+    for none in ["a-b", "a_", "a_b-", ""] {
+        assert_eq!(called(&image, none), None, "{none}");
+    }
+    for (gone, left) in [(1, Some("a_b")), (2, None)] {
+        image.apply(&[remove(gone)], 101).unwrap();
+        assert_eq!(called(&image, "a_b").as_deref(), left);
+    }
+}
+
+#[test]
 fn what_is_not_there_cannot_be_changed() {
     let unknown = FoldError::UnknownTopic(TopicId(1_u128.to_be_bytes()));
     for record in [partition(1, 0, 3), change(Some(3), None), remove(1)] {

@@ -1,6 +1,7 @@
 //! The server on the simulated machine: the same connections, handlers and control plane, on a
 //! disk that loses what it may, from a seed.
 
+mod create;
 mod hostile;
 mod rot;
 
