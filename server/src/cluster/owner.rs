@@ -274,16 +274,16 @@ impl<I: Io> Owner<I> {
     }
 
     /// The topic's configs with their values, and those that are set for it.
-    #[expect(clippy::type_complexity, reason = "two lists, named by the caller")]
     fn check_configs(
         &self,
         topic: &NewTopic,
-    ) -> Result<(Vec<ConfigEntry>, Vec<(String, String)>), TopicError> {
+    ) -> Result<(Vec<ConfigEntry>, BTreeMap<String, String>), TopicError> {
         let error = |why: String| TopicError::new(ErrorCode::InvalidConfig, why);
-        let mut values = Vec::new();
+        // As Kafka: of what is named twice, what was said last.
+        let mut values = BTreeMap::new();
         for (key, value) in &topic.configs {
             let value = value.clone().ok_or_else(|| error(format!("`{key}` has no value")))?;
-            values.push((key.clone(), value));
+            values.insert(key.clone(), value);
         }
         let set = values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let entries = self.config.describe_topic(set).map_err(|e| error(e.to_string()))?;

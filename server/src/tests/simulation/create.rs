@@ -1,6 +1,7 @@
 //! Requests that create many topics: what they cost, and whom they hold up.
 
 use super::{Client, serve};
+use crate::cluster::log;
 use crate::cluster::names::COMPARED;
 use kariz_engine::io::sim::{Faults, World};
 use kariz_protocol::ErrorCode;
@@ -44,6 +45,32 @@ fn a_name_is_not_compared_with_all_others() {
             assert!(answer.topics.iter().all(|topic| topic.error == refused));
             let compared = COMPARED.get() - before;
             assert!(compared <= 4 * 300, "{compared} names");
+        })
+        .done();
+}
+
+#[test]
+fn a_config_that_is_named_twice_is_written_once() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            let log = core.shard.partition(&log::partition_name()).unwrap();
+            let before = log.marks().high_watermark;
+            let mut request = create_many(1, false);
+            let config = |value: &str| create_topics::Config {
+                name: "retention.ms".to_owned(),
+                value: Some(value.to_owned()),
+            };
+            request.topics[0].configs = ["5", "6", "7"].map(config).into();
+            let answer = client.call(7, &request).await.topics.remove(0);
+            let told = answer.configs.unwrap().into_iter().find(|c| c.name == "retention.ms");
+            assert_eq!(told.unwrap().value.as_deref(), Some("7"));
+            // The topic, its config, its partition.
+            assert_eq!(log.marks().high_watermark.0 - before.0, 3);
+            let image = core.image.borrow();
+            assert_eq!(image.topic_configs("topic_0").collect::<Vec<_>>(), [("retention.ms", "7")]);
         })
         .done();
 }
