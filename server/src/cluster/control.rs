@@ -3,6 +3,7 @@
 use kariz_engine::config::Source;
 use kariz_engine::types::TopicId;
 use kariz_protocol::ErrorCode;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -63,8 +64,8 @@ pub(crate) struct Created {
     pub(crate) id: TopicId,
     pub(crate) partitions: i32,
     pub(crate) replication_factor: i16,
-    /// Every topic config with its value.
-    pub(crate) configs: Vec<ConfigEntry>,
+    /// What is set for it.
+    pub(crate) configs: BTreeMap<String, String>,
 }
 
 /// A topic's setting, its value and where that comes from.

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** what a core has applied is durable, and in the order of the log.
 
-use super::control::{ConfigEntry, ControlError, Created, Deleted, NewTopic, TopicError, TopicRef};
+use super::control::{ControlError, Created, Deleted, NewTopic, TopicError, TopicRef};
 use super::image::Image;
 use super::log::{self, Delta, LogError};
 use super::names;
@@ -23,6 +23,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::task::yield_now;
 use uuid::Uuid;
 
 /// Producer ids in a block. Source: Kafka's `ProducerIdsBlock.PRODUCER_ID_BLOCK_SIZE`.
@@ -93,6 +94,8 @@ impl<I: Io> Owner<I> {
                 planned.extend(names::in_metrics(&topic.name).map(|called| (called, &*topic.name)));
                 created
             }));
+            // A request may name thousands.
+            yield_now().await;
         }
         if !validate_only && !groups.is_empty() {
             self.commit(groups).await?;
@@ -192,17 +195,17 @@ impl<I: Io> Owner<I> {
             return error(ErrorCode::InvalidTopicException, why);
         }
         let leaders = self.place(&image, topic, placed)?;
-        let (configs, values) = self.check_configs(topic)?;
+        let configs = self.check_configs(topic)?;
         let id = self.new_topic_id(&image);
         let topic_id = Uuid::from_bytes(id.0);
         let name = topic.name.clone();
         let mut group = vec![Record::Topic(records::Topic { name: name.clone(), topic_id })];
-        group.extend(values.into_iter().map(|(key, value)| {
+        group.extend(configs.iter().map(|(key, value)| {
             Record::Config(records::Config {
                 resource_type: CONFIG_TOPIC,
                 resource_name: name.clone(),
-                name: key,
-                value: Some(value),
+                name: key.clone(),
+                value: Some(value.clone()),
             })
         }));
         group.extend((0..).zip(&leaders).map(|(partition_id, leader)| {
@@ -273,11 +276,8 @@ impl<I: Io> Owner<I> {
         Ok(brokers.into_iter().cycle().skip(start).take(partitions).collect())
     }
 
-    /// The topic's configs with their values, and those that are set for it.
-    fn check_configs(
-        &self,
-        topic: &NewTopic,
-    ) -> Result<(Vec<ConfigEntry>, BTreeMap<String, String>), TopicError> {
+    /// What is set for the topic.
+    fn check_configs(&self, topic: &NewTopic) -> Result<BTreeMap<String, String>, TopicError> {
         let error = |why: String| TopicError::new(ErrorCode::InvalidConfig, why);
         // As Kafka: of what is named twice, what was said last.
         let mut values = BTreeMap::new();
@@ -286,8 +286,8 @@ impl<I: Io> Owner<I> {
             values.insert(key.clone(), value);
         }
         let set = values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let entries = self.config.describe_topic(set).map_err(|e| error(e.to_string()))?;
-        Ok((entries, values))
+        self.config.log_config(set).map_err(|e| error(e.to_string()))?;
+        Ok(values)
     }
 
     fn new_topic_id(&self, image: &Image) -> TopicId {

@@ -22,7 +22,7 @@ pub(crate) mod wake;
 use crate::core::Core;
 use crate::handlers::{self, Refusal, fetch, produce};
 use budget::{Claim, FREE_BYTES};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use kariz_engine::io::{Conn, Io};
 use kariz_engine::types::Instant;
 use kariz_protocol::ApiKey;
@@ -378,11 +378,4 @@ impl From<Refusal> for Ended {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
-}
-
-/// Encodes into a buffer of its own.
-pub(crate) fn encoded(write: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut buf = BytesMut::new();
-    write(&mut buf);
-    buf.freeze()
 }

@@ -3,14 +3,20 @@
 use super::{Asked, Refusal};
 use crate::cluster::control::{Created, NewTopic, TopicError};
 use crate::connection::Connection;
+use crate::core::Core;
+use bytes::BytesMut;
 use kariz_engine::io::Io;
 use kariz_protocol::messages::Message;
 use kariz_protocol::messages::create_topics::{
-    ConfigResult, CreatableTopic, Request, Response, TopicResult,
+    ConfigResult, CreatableTopic, Request, ResponseEncoder, TopicResult,
 };
-use kariz_protocol::{Cursor, ErrorCode};
+use kariz_protocol::{ApiKey, Cursor, ErrorCode};
 use std::rc::Rc;
+use tokio::task::yield_now;
 use uuid::Uuid;
+
+/// The first version whose answer has a topic's configs. Source: KIP-525.
+const CONFIGS_FROM: i16 = 5;
 
 /// Creates the topics, or only says whether they could be.
 pub(super) fn handle<I: Io>(
@@ -20,7 +26,7 @@ pub(super) fn handle<I: Io>(
 ) -> Result<(), Refusal> {
     let request = Request::decode(cursor, asked.version)?;
     let core = Rc::clone(connection.core());
-    asked.later(connection, async move {
+    asked.later_written(connection, ApiKey::CreateTopics, async move {
         let names: Vec<String> = request.topics.iter().map(|topic| topic.name.clone()).collect();
         let topics = request.topics.into_iter().map(new_topic).collect();
         let outcome = core.control().create_topics(topics, request.validate_only).await;
@@ -31,19 +37,27 @@ pub(super) fn handle<I: Io>(
                 names.iter().map(|_| Err(error.clone())).collect()
             }
         };
-        let topics = names.into_iter().zip(results).map(|(name, result)| match result {
-            Ok(created) => describe(name, created, request.validate_only),
-            Err(TopicError { code, message }) => {
-                core.metrics.error(code.code());
-                TopicResult {
-                    name,
-                    error: code,
-                    error_message: Some(message),
-                    ..TopicResult::default()
+        let Asked { version, correlation_id, .. } = asked;
+        let mut buf = BytesMut::new();
+        let mut answer = ResponseEncoder::begin(&mut buf, version, correlation_id, names.len());
+        for (name, result) in names.into_iter().zip(results) {
+            answer.topic(&match result {
+                Ok(created) => describe(&core, name, created, version, request.validate_only),
+                Err(TopicError { code, message }) => {
+                    core.metrics.error(code.code());
+                    TopicResult {
+                        name,
+                        error: code,
+                        error_message: Some(message),
+                        ..TopicResult::default()
+                    }
                 }
-            }
-        });
-        Response { topics: topics.collect(), throttle_time_ms: 0 }
+            });
+            // A request may name thousands.
+            yield_now().await;
+        }
+        answer.finish()?;
+        Ok(buf)
     });
     Ok(())
 }
@@ -59,21 +73,34 @@ fn new_topic(topic: CreatableTopic) -> NewTopic {
     }
 }
 
-fn describe(name: String, created: Created, validate_only: bool) -> TopicResult {
-    let configs = created.configs.into_iter().map(|config| ConfigResult {
-        name: config.name.to_owned(),
-        value: config.value,
-        read_only: false,
-        config_source: config.source.id(),
-        is_sensitive: false,
-    });
+fn describe<I: Io>(
+    core: &Core<I>,
+    name: String,
+    created: Created,
+    version: i16,
+    validate_only: bool,
+) -> TopicResult {
+    let mut configs = None;
+    if version >= CONFIGS_FROM {
+        let set = created.configs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        // The owner has found nothing wrong with them.
+        let entries = core.config.describe_topic(set).unwrap_or_default();
+        let entries = entries.into_iter().map(|config| ConfigResult {
+            name: config.name.to_owned(),
+            value: config.value,
+            read_only: false,
+            config_source: config.source.id(),
+            is_sensitive: false,
+        });
+        configs = Some(entries.collect());
+    }
     TopicResult {
         name,
         // As Kafka: a topic that was only validated has no id.
         topic_id: if validate_only { Uuid::nil() } else { Uuid::from_bytes(created.id.0) },
         num_partitions: created.partitions,
         replication_factor: created.replication_factor,
-        configs: Some(configs.collect()),
+        configs,
         ..TopicResult::default()
     }
 }

@@ -11,8 +11,8 @@ mod list_offsets;
 mod metadata;
 pub(crate) mod produce;
 
-use crate::connection::{Answer, Connection, encoded};
-use bytes::Bytes;
+use crate::connection::{Answer, Connection};
+use bytes::{Bytes, BytesMut};
 use kariz_engine::io::Io;
 use kariz_engine::types::Instant;
 use kariz_protocol::frame::FrameError;
@@ -58,7 +58,7 @@ pub(crate) struct Asked {
 impl Asked {
     /// Answers at once.
     fn answer<I: Io, M: Message>(self, to: &Connection<I>, response: &M) -> Result<(), Refusal> {
-        let mut buf = bytes::BytesMut::new();
+        let mut buf = BytesMut::new();
         encode_response(&mut buf, self.version, self.correlation_id, response)?;
         to.push(M::API, self.arrived, self.bytes, Answer::Ready(buf.freeze()));
         Ok(())
@@ -66,16 +66,28 @@ impl Asked {
 
     /// Answers with what `work` finds, which begins when all requests before are answered.
     fn later<I: Io, M: Message>(self, to: &Connection<I>, work: impl Future<Output = M> + 'static) {
+        self.later_written(to, M::API, async move {
+            let (response, mut buf) = (work.await, BytesMut::new());
+            encode_response(&mut buf, self.version, self.correlation_id, &response)?;
+            Ok(buf)
+        });
+    }
+
+    /// As [`Asked::later`], with the whole frame of the answer.
+    fn later_written<I: Io>(
+        self,
+        to: &Connection<I>,
+        api: ApiKey,
+        work: impl Future<Output = Result<BytesMut, EncodeError>> + 'static,
+    ) {
         let answer = async move {
-            let response = work.await;
-            encoded(|buf| {
-                let written = encode_response(buf, self.version, self.correlation_id, &response);
-                if let Err(error) = written {
-                    tracing::error!(api = M::API.name(), %error, "an answer could not be written");
-                }
-            })
+            let written = work.await.unwrap_or_else(|error| {
+                tracing::error!(api = api.name(), %error, "an answer could not be written");
+                BytesMut::new()
+            });
+            written.freeze()
         };
-        to.push(M::API, self.arrived, self.bytes, Answer::Later(Box::pin(answer)));
+        to.push(api, self.arrived, self.bytes, Answer::Later(Box::pin(answer)));
     }
 }
 

@@ -1,12 +1,14 @@
 //! CreateTopics.
 
+use bytes::BytesMut;
 use uuid::Uuid;
 
 use super::{Message, error_code, i32_array, owned, uuid_since};
 use crate::api::ApiKey;
 use crate::cursor::{Cursor, DecodeError};
 use crate::error_code::ErrorCode;
-use crate::writer::Writer;
+use crate::header;
+use crate::writer::{EncodeError, Writer};
 
 /// Asks for topics to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +97,48 @@ pub struct ConfigResult {
     pub config_source: i8,
     /// Whether it is a secret.
     pub is_sensitive: bool,
+}
+
+/// Writes a response topic by topic: each is many times as long as it was in the request.
+#[derive(Debug)]
+pub struct ResponseEncoder<'b> {
+    w: Writer<'b>,
+    version: i16,
+    /// How many are still to come.
+    topics: usize,
+}
+
+impl<'b> ResponseEncoder<'b> {
+    /// Begins a frame at the end of `buf`; [`ResponseEncoder::topic`] is to be called `topics`
+    /// times.
+    #[must_use]
+    pub fn begin(buf: &'b mut BytesMut, version: i16, correlation_id: i32, topics: usize) -> Self {
+        let mut w = header::begin_response(buf, ApiKey::CreateTopics, version, correlation_id);
+        w.i32(0); // Nothing is held back.
+        w.array_len(topics);
+        Self { w, version, topics }
+    }
+
+    /// Adds a topic.
+    pub fn topic(&mut self, topic: &TopicResult) {
+        match self.topics.checked_sub(1) {
+            Some(topics) => self.topics = topics,
+            None => self.w.fail(EncodeError::CountMismatch),
+        }
+        topic.write(&mut self.w, self.version);
+    }
+
+    /// Ends the frame.
+    ///
+    /// # Errors
+    /// Any [`EncodeError`]; the buffer is then as it was.
+    pub fn finish(mut self) -> Result<(), EncodeError> {
+        if self.topics != 0 {
+            self.w.fail(EncodeError::CountMismatch);
+        }
+        self.w.end_struct();
+        self.w.finish().map(drop)
+    }
 }
 
 /// Kafka's minute, and no topics.

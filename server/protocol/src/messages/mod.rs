@@ -7,7 +7,8 @@
 //! ignorable, and refuses to drop one whose loss would change what is asked.
 //!
 //! Produce and Fetch, the two hot ones, can also be read without allocating (`RequestView`) and
-//! written partition by partition (`RequestEncoder`, `ResponseEncoder`).
+//! written partition by partition (`RequestEncoder`, `ResponseEncoder`); CreateTopics' long answer
+//! can be written topic by topic.
 
 pub mod api_versions;
 pub mod create_topics;

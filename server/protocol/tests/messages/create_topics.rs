@@ -1,8 +1,12 @@
 //! CreateTopics.
 
+use bytes::BytesMut;
 use kafka_protocol::messages as peer;
+use kariz_protocol::EncodeError;
+use kariz_protocol::header;
 use kariz_protocol::messages::create_topics::{
-    Assignment, Config as TopicConfig, ConfigResult, CreatableTopic, Request, Response, TopicResult,
+    Assignment, Config as TopicConfig, ConfigResult, CreatableTopic, Request, Response,
+    ResponseEncoder, TopicResult,
 };
 
 use crate::*;
@@ -126,4 +130,31 @@ fn create_topics_response() {
             .with_throttle_time_ms(ours.throttle_time_ms)
             .with_topics(ours.topics.iter().map(topic).collect())
     });
+}
+
+proptest! {
+    #[test]
+    fn a_response_written_topic_by_topic_is_the_same(
+        (version, topics) in (2..=7_i16).prop_flat_map(|v| (Just(v), list(topic_result(v)))),
+    ) {
+        let mut buf = BytesMut::new();
+        let mut encoder = ResponseEncoder::begin(&mut buf, version, -3, topics.len());
+        topics.iter().for_each(|topic| encoder.topic(topic));
+        encoder.finish().unwrap();
+        let mut whole = BytesMut::new();
+        let response = Response { topics, throttle_time_ms: 0 };
+        header::encode_response(&mut whole, version, -3, &response).unwrap();
+        prop_assert_eq!(buf, whole);
+    }
+}
+
+#[test]
+fn a_response_with_other_topics_than_announced_is_taken_back() {
+    for announced in [0, 2] {
+        let mut buf = BytesMut::from(&b"before"[..]);
+        let mut encoder = ResponseEncoder::begin(&mut buf, 7, 0, announced);
+        encoder.topic(&TopicResult::default());
+        assert_eq!(encoder.finish(), Err(EncodeError::CountMismatch));
+        assert_eq!(&buf[..], b"before");
+    }
 }

@@ -3,9 +3,13 @@
 use super::{Client, serve};
 use crate::cluster::log;
 use crate::cluster::names::COMPARED;
+use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Faults, World};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::messages::create_topics;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use tokio::task::yield_now;
 
 /// A request for `count` topics, of names that could collide with others, but do not.
 fn create_many(count: usize, validate_only: bool) -> create_topics::Request {
@@ -71,6 +75,41 @@ fn a_config_that_is_named_twice_is_written_once() {
             assert_eq!(log.marks().high_watermark.0 - before.0, 3);
             let image = core.image.borrow();
             assert_eq!(image.topic_configs("topic_0").collect::<Vec<_>>(), [("retention.ms", "7")]);
+        })
+        .done();
+}
+
+#[test]
+fn others_have_their_turn_between_two_topics() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            let mut request = create_many(300, true);
+            for topic in &mut request.topics {
+                topic.num_partitions = 0;
+            }
+            // How many have been checked, and how many answered, at each turn of another task.
+            let seen: Rc<RefCell<Vec<[u64; 2]>>> = Rc::default();
+            let is_answered = Rc::new(Cell::new(false));
+            let (notes, done) = (Rc::clone(&seen), Rc::clone(&is_answered));
+            io.spawn(async move {
+                while !done.get() {
+                    let checked = u64::try_from(COMPARED.get()).unwrap();
+                    let answered = core.metrics.snapshot().errors.iter().map(|e| e.1).sum();
+                    notes.borrow_mut().push([checked, answered]);
+                    yield_now().await;
+                }
+            });
+            assert_eq!(client.call(7, &request).await.topics.len(), 300);
+            is_answered.set(true);
+            let seen = seen.borrow();
+            for what in [0, 1] {
+                assert!(seen.last().unwrap()[what] - seen[0][what] >= 300);
+                let steps = seen.windows(2).map(|pair| pair[1][what] - pair[0][what]);
+                assert_eq!(steps.max(), Some(1));
+            }
         })
         .done();
 }
