@@ -30,6 +30,8 @@ use uuid::Uuid;
 const PRODUCER_ID_BLOCK: i64 = 1000;
 /// Partitions of one topic. Source: Kafka's QuorumController takes 10,000 records at once.
 const PARTITIONS_MAX: i32 = 10_000;
+/// Topics of one request. Source: each is two records at least, of the 10,000.
+pub(crate) const TOPICS_MAX: usize = 5_000;
 /// "The cluster's default", for partitions and replication factor.
 const BY_DEFAULT: i32 = -1;
 
@@ -75,8 +77,14 @@ impl<I: Io> Owner<I> {
             (assigned, _) => i32_from(assigned),
         };
         let all: i64 = topics.iter().map(|topic| i64::from(asked(topic).max(0))).sum();
-        if topics.len() > 1 && all > i64::from(PARTITIONS_MAX) {
-            let why = format!("{all} partitions in one request: it may have {PARTITIONS_MAX}");
+        let too_many = if topics.len() > TOPICS_MAX {
+            Some(format!("{} topics in one request: it may have {TOPICS_MAX}", topics.len()))
+        } else if topics.len() > 1 && all > i64::from(PARTITIONS_MAX) {
+            Some(format!("{all} partitions in one request: it may have {PARTITIONS_MAX}"))
+        } else {
+            None
+        };
+        if let Some(why) = too_many {
             let error = TopicError::new(ErrorCode::PolicyViolation, why);
             return Ok(topics.iter().map(|_| Err(error.clone())).collect());
         }

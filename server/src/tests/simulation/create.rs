@@ -113,3 +113,17 @@ fn others_have_their_turn_between_two_topics() {
         })
         .done();
 }
+
+#[test]
+fn more_topics_than_the_log_takes_at_once_are_refused() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            let answer = client.call(7, &create_many(5_001, true)).await;
+            let refused = ErrorCode::PolicyViolation;
+            assert!(answer.topics.iter().all(|topic| topic.error == refused));
+        })
+        .done();
+}
