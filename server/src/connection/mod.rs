@@ -20,7 +20,7 @@ mod send;
 pub(crate) mod wake;
 
 use crate::core::Core;
-use crate::handlers::{self, Refusal, fetch, produce};
+use crate::handlers::{self, Refusal, create_topics, fetch, produce};
 use budget::{Claim, FREE_BYTES};
 use bytes::{Buf, Bytes};
 use kariz_engine::io::{Conn, Io};
@@ -47,7 +47,7 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// does not take the others' pipelines away. Source: 160 produces to one partition each.
 const FAIR_BYTES: usize = 64 * 1024;
 /// What a request other than Produce holds for each of its bytes, at most: Fetch some 400 bytes for
-/// each partition it names in 16.
+/// each partition it names in 16. CreateTopics holds its answer as well.
 const HELD_PER_BYTE: usize = 24;
 /// What a request may hold without asking. Source: a fetch of 1,000 partitions in most versions.
 const ADMITTED_BYTES: usize = 512 * 1024;
@@ -318,8 +318,12 @@ impl<I: Io> Connection<I> {
     /// that is much.
     async fn admit(self: &Rc<Self>, frame: &[u8], mut claim: Option<Claim>) {
         let mut bytes = frame.len().saturating_mul(HELD_PER_BYTE);
-        if bytes > ADMITTED_BYTES && frame.starts_with(&ApiKey::Produce.code().to_be_bytes()) {
+        let is = |api: ApiKey| frame.starts_with(&api.code().to_be_bytes());
+        if bytes > ADMITTED_BYTES && is(ApiKey::Produce) {
             bytes = produce::will_hold(frame);
+        }
+        if is(ApiKey::CreateTopics) {
+            bytes = bytes.saturating_add(create_topics::will_hold(frame));
         }
         if bytes > ADMITTED_BYTES {
             self.wait_for_memory(&mut claim, bytes, 0).await;

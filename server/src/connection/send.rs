@@ -2,7 +2,7 @@
 
 use super::{Answer, Connection, Life, Slot};
 use crate::handlers::fetch;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kariz_engine::io::{Conn, Io};
 use std::io;
 
@@ -46,7 +46,7 @@ impl<I: Io> Connection<I> {
                 }
                 Head::Waiting => self.wait_for_head().await,
                 Head::Fetch => self.answer_fetch(&mut out).await?,
-                Head::Later => self.answer_later(&mut out).await,
+                Head::Later => self.answer_later().await?,
             }
         }
     }
@@ -111,19 +111,22 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Runs the barrier at the head to its end.
-    async fn answer_later(&self, out: &mut BytesMut) {
-        let Some(mut slot) = self.pop() else { return };
+    /// Runs the barrier at the head to its end, and sends what it found.
+    async fn answer_later(&self) -> io::Result<()> {
+        let Some(mut slot) = self.pop() else { return Ok(()) };
+        let mut answer = Bytes::new();
         if let Answer::Later(future) = &mut slot.answer {
             tokio::select! {
                 biased;
-                bytes = future => out.extend_from_slice(&bytes),
+                found = future => answer = found,
                 () = self.writer.until(|| self.life.get() == Life::Closed) => (),
             }
         }
         self.barrier.set(false);
         self.answered(&slot, self.core.shard.io().now());
         self.reader.wake();
+        // The slot's claim is kept until it is sent.
+        if answer.is_empty() { Ok(()) } else { self.send(&answer).await }
     }
 
     /// Reads for the fetch at the head, parks it while there is too little, and sends.

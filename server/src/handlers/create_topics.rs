@@ -2,10 +2,12 @@
 
 use super::{Asked, Refusal};
 use crate::cluster::control::{Created, NewTopic, TopicError};
+use crate::cluster::owner::TOPICS_MAX;
 use crate::connection::Connection;
 use crate::core::Core;
 use bytes::BytesMut;
 use kariz_engine::io::Io;
+use kariz_protocol::header::RequestHeader;
 use kariz_protocol::messages::Message;
 use kariz_protocol::messages::create_topics::{
     ConfigResult, CreatableTopic, Request, ResponseEncoder, TopicResult,
@@ -17,6 +19,19 @@ use uuid::Uuid;
 
 /// The first version whose answer has a topic's configs. Source: KIP-525.
 const CONFIGS_FROM: i16 = 5;
+
+/// What a topic of a request holds beside its bytes, at most: some 1.2 KiB of settings in the answer,
+/// in a buffer that doubles as it grows and is copied then.
+const HELD_BYTES: usize = 4 * 1024;
+
+/// What the answer to the request in `frame` will hold.
+pub(crate) fn will_hold(frame: &[u8]) -> usize {
+    let mut cursor = Cursor::over(frame);
+    let header = RequestHeader::read(&mut cursor).ok();
+    // What cannot be read holds nothing; nor do topics that are too many have settings.
+    let topics = header.and_then(|h| Request::announced(&mut cursor, h.version).ok());
+    topics.unwrap_or(0).min(TOPICS_MAX) * HELD_BYTES
+}
 
 /// Creates the topics, or only says whether they could be.
 pub(super) fn handle<I: Io>(

@@ -2,7 +2,7 @@
 //! queue.
 
 mod api_versions;
-mod create_topics;
+pub(crate) mod create_topics;
 mod delete_topics;
 pub(crate) mod fetch;
 mod find_coordinator;

@@ -3,12 +3,15 @@
 use bytes::BytesMut;
 use uuid::Uuid;
 
-use super::{Message, error_code, i32_array, owned, uuid_since};
+use super::{Message, enter, error_code, i32_array, owned, uuid_since};
 use crate::api::ApiKey;
 use crate::cursor::{Cursor, DecodeError};
 use crate::error_code::ErrorCode;
 use crate::header;
 use crate::writer::{EncodeError, Writer};
+
+/// The least that a topic takes in a request: three lengths of a byte, and two numbers.
+const TOPIC_BYTES_MIN: usize = 9;
 
 /// Asks for topics to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +180,17 @@ impl Default for TopicResult {
     }
 }
 
+impl Request {
+    /// How many topics the request behind `cursor` announces, without reading them.
+    ///
+    /// # Errors
+    /// Any [`DecodeError`].
+    pub fn announced(cursor: &mut Cursor<'_>, version: i16) -> Result<usize, DecodeError> {
+        enter(Self::API, cursor, version)?;
+        cursor.array_len(TOPIC_BYTES_MIN)
+    }
+}
+
 impl super::Request for Request {
     type Response = Response;
 }
@@ -186,7 +200,7 @@ impl Message for Request {
 
     fn read(c: &mut Cursor<'_>, _: i16) -> Result<Self, DecodeError> {
         let this = Self {
-            topics: c.array(9, CreatableTopic::read)?,
+            topics: c.array(TOPIC_BYTES_MIN, CreatableTopic::read)?,
             timeout_ms: c.i32()?,
             validate_only: c.bool()?,
         };

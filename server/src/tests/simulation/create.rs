@@ -9,6 +9,7 @@ use kariz_protocol::ErrorCode;
 use kariz_protocol::messages::create_topics;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::task::yield_now;
 
 /// A request for `count` topics, of names that could collide with others, but do not.
@@ -110,6 +111,26 @@ fn others_have_their_turn_between_two_topics() {
                 let steps = seen.windows(2).map(|pair| pair[1][what] - pair[0][what]);
                 assert_eq!(steps.max(), Some(1));
             }
+        })
+        .done();
+}
+
+#[test]
+fn an_answer_is_claimed_until_it_is_read() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            // Their settings are fifty times the request.
+            client.send(7, &create_many(2_000, true)).await;
+            io.sleep(Duration::from_secs(1)).await;
+            let claimed = core.budget.used_bytes();
+            assert!(claimed > 2_000 * 1_000, "{claimed} bytes");
+            let answer = client.receive::<create_topics::Request>(7).await;
+            assert!(answer.topics.iter().all(|topic| topic.error == ErrorCode::None));
+            io.sleep(Duration::from_secs(1)).await;
+            assert_eq!(core.budget.used_bytes(), 0);
         })
         .done();
 }
