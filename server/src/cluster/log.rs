@@ -5,7 +5,7 @@ use super::image::Image;
 use bytes::BytesMut;
 use kariz_engine::batch::{Batch, BuildError, RecordFault};
 use kariz_engine::io::Io;
-use kariz_engine::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use kariz_engine::types::{LeaderEpoch, TopicId, TopicPartition};
 use kariz_engine::{AppendError, CreateError, Mark, Partition, ReachError, ReadError, Span};
 use kariz_protocol::EncodeError;
 use kariz_protocol::metadata_log::{LEADER_CHANGE_KEY, LeaderChange, Record, RecordError, Voter};
@@ -116,27 +116,42 @@ fn read_batch(batch: &Batch, offset: i64) -> Result<Vec<Record>, LogError> {
     Ok(read)
 }
 
-/// Appends each of `groups` as one batch and waits until all are durable.
+/// Appends each of `groups` as one batch, and waits until each is durable, or will not be. Returns
+/// those that are, and why the others are not: a disk may have had room for some only.
 pub(crate) async fn append<I: Io>(
     log: &Partition<I>,
     io: &I,
     groups: Vec<Vec<Record>>,
-) -> Result<Delta, LogError> {
-    let mut delta = Delta::default();
+) -> (Delta, Result<(), LogError>) {
+    let (mut appended, mut done) = (Vec::new(), Ok(()));
     for group in groups {
-        let mut batch = Batch::build();
-        for record in &group {
-            let mut value = BytesMut::new();
-            record.encode(&mut value)?;
-            batch.add(None, Some(&value), &[], io.timestamp());
+        match append_batch(log, io, &group) {
+            Ok(span) => appended.push((group, span)),
+            Err(error) => {
+                done = Err(error);
+                break;
+            }
         }
-        let span = log.append(&batch.done()?)?;
-        delta.batches.push((group, span.end.0));
     }
-    if let Some((_, end)) = delta.batches.last() {
-        log.reach_offset(Mark::High, Offset(*end)).await?;
+    let mut delta = Delta::default();
+    for (group, span) in appended {
+        // Not only the last: one before it may have been given up, and its offsets given away.
+        match log.reach(Mark::High, &span).await {
+            Ok(_) => delta.batches.push((group, span.end.0)),
+            Err(error) => done = Err(error.into()),
+        }
     }
-    Ok(delta)
+    (delta, done)
+}
+
+fn append_batch<I: Io>(log: &Partition<I>, io: &I, group: &[Record]) -> Result<Span, LogError> {
+    let mut batch = Batch::build();
+    for record in group {
+        let mut value = BytesMut::new();
+        record.encode(&mut value)?;
+        batch.add(None, Some(&value), &[], io.timestamp());
+    }
+    Ok(log.append(&batch.done()?)?)
 }
 
 /// Begins a term: the batch that says who leads from here on.

@@ -154,13 +154,16 @@ impl<I: Io> Owner<I> {
         Ok(first..next_producer_id)
     }
 
-    /// Makes `groups` durable, one batch each, and has every core apply them.
+    /// Makes `groups` durable, one batch each, and has every core apply them. If that fails, what is
+    /// durable all the same is applied: the next start will find it.
     async fn commit(&self, groups: Vec<Vec<Record>>) -> Result<(), ControlError> {
         let failed = |error: LogError| ControlError::Log(error.to_string());
-        let delta = log::append(&self.log, self.shard.io(), groups).await.map_err(failed)?;
+        let (delta, done) = log::append(&self.log, self.shard.io(), groups).await;
         delta.apply(&mut self.image.borrow_mut()).map_err(failed)?;
-        (self.publish)(Arc::new(delta)).await;
-        Ok(())
+        if !delta.batches.is_empty() {
+            (self.publish)(Arc::new(delta)).await;
+        }
+        done.map_err(failed)
     }
 
     fn find(&self, topic: &TopicRef) -> Result<Deleted, TopicError> {

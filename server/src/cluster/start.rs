@@ -18,7 +18,7 @@ use crate::join::join_all;
 use crate::num::i64_from;
 use kariz_engine::io::{Io, Listener};
 use kariz_engine::types::{LeaderEpoch, ShardId, TopicPartition};
-use kariz_engine::{Engine, Handle, Partition, Shard};
+use kariz_engine::{Engine, Handle, Mark, Partition, Shard};
 use kariz_protocol::metadata_log::{self as records, Record};
 use rustc_hash::FxHashMap;
 use std::io;
@@ -182,7 +182,9 @@ pub(crate) async fn own<I: Io>(
     groups.push(register(&image, brokers, &facts, shard.io(), next.0));
     let changes = changes(&image, brokers, &facts, was_clean);
     groups.extend(changes.chunks(RECORDS_MAX).map(<[Record]>::to_vec));
-    let delta = log::append(&log, shard.io(), groups).await?;
+    let (delta, done) = log::append(&log, shard.io(), groups).await;
+    done?;
+    log.reach(Mark::High, &began).await.map_err(LogError::from)?;
     delta.apply(&mut image)?;
     Ok((log, image))
 }

@@ -1,13 +1,16 @@
 //! Requests that create many topics: what they cost, and whom they hold up.
 
-use super::{Client, serve};
+use super::{Client, serve, start};
+use crate::cluster::control::{ControlError, NewTopic};
 use crate::cluster::log;
 use crate::cluster::names::COMPARED;
+use crate::cluster::owner::{Owner, Publish};
 use kariz_engine::io::Io;
-use kariz_engine::io::sim::{Faults, World};
+use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::messages::create_topics;
 use std::cell::{Cell, RefCell};
+use std::future::ready;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::yield_now;
@@ -145,6 +148,51 @@ fn more_topics_than_the_log_takes_at_once_are_refused() {
             let answer = client.call(7, &create_many(5_001, true)).await;
             let refused = ErrorCode::PolicyViolation;
             assert!(answer.topics.iter().all(|topic| topic.error == refused));
+        })
+        .done();
+}
+
+/// The owner of the cluster's log, and how many topics it has told of.
+async fn owner(io: Sim) -> (Owner<Sim>, Rc<Cell<usize>>) {
+    let (shard, config, log, image) = start(io, &[]).await;
+    let told = Rc::new(Cell::new(0));
+    let count = Rc::clone(&told);
+    let publish: Publish = Box::new(move |delta| {
+        count.set(count.get() + delta.batches.len());
+        Box::pin(ready(()))
+    });
+    (Owner::new(shard, log, config, image, publish), told)
+}
+
+#[test]
+fn what_a_full_disk_lets_through_of_a_request_exists() {
+    // Their records take three writes.
+    const TOPICS: usize = 4_000;
+    let topics =
+        || (0..TOPICS).map(|n| NewTopic::by_default(format!("topic-{n}"))).collect::<Vec<_>>();
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(move |io| async move {
+            let (owner, told) = owner(io.clone()).await;
+            let is_log = |path: &str| path.contains(log::NAME) && path.ends_with(".log");
+            let full = Rule::on(OpKind::Write, Fault::NoSpace).named(is_log).after(1).times(1);
+            io.set_faults(Faults::none().with(full));
+            let failed = owner.create_topics(topics(), false).await;
+            assert!(matches!(failed, Err(ControlError::Log(_))), "{failed:?}");
+            let there = told.get();
+            assert!((1..TOPICS).contains(&there), "{there} topics");
+            // Tried again, those that are missing are made.
+            let again = owner.create_topics(topics(), false).await.unwrap();
+            let exists = ErrorCode::TopicAlreadyExists;
+            let found = again.iter().filter(|t| t.as_ref().is_err_and(|e| e.code == exists));
+            assert_eq!(found.count(), there);
+            assert_eq!(told.get(), TOPICS);
+        })
+        .done();
+    world
+        .boot(|io| async move {
+            let (_, _, _, image) = start(io, &[]).await;
+            assert_eq!(image.topics().count(), TOPICS);
         })
         .done();
 }

@@ -7,6 +7,7 @@ mod rot;
 
 use crate::accept;
 use crate::cluster::control::{Answer, Control, Created, Deleted, NewTopic, TopicError, TopicRef};
+use crate::cluster::image::Image;
 use crate::cluster::owner::{Owner, Publish};
 use crate::cluster::start::{Brokers, CoreFacts, own};
 use crate::config::Settings;
@@ -15,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use kariz_engine::batch::{Batch, announced_bytes};
 use kariz_engine::io::sim::{End, Fault, Faults, OpKind, Outcome, Rule, Sim, SimConn, World};
 use kariz_engine::io::{Conn, Io};
-use kariz_engine::sim;
+use kariz_engine::{Partition, Shard, sim};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::frame::FrameCutter;
 use kariz_protocol::header::{decode_response, encode_request};
@@ -65,13 +66,11 @@ fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9092))
 }
 
-/// Starts the server; it accepts when this returns.
-async fn serve(io: Sim) -> Rc<Core<Sim>> {
-    serve_with(io, &[]).await
-}
-
-/// As [`serve`], with these settings.
-async fn serve_with(io: Sim, set: &[(&str, &str)]) -> Rc<Core<Sim>> {
+/// One core that has opened the cluster's log with these settings, and what the log says.
+async fn start(
+    io: Sim,
+    set: &[(&str, &str)],
+) -> (Shard<Sim>, Arc<Settings>, Partition<Sim>, Image) {
     let set: Vec<_> = set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let opened = sim::open(io, Path::new("/data"), sim::Options::default()).await;
     let (shard, report) = opened.unwrap();
@@ -80,6 +79,17 @@ async fn serve_with(io: Sim, set: &[(&str, &str)]) -> Rc<Core<Sim>> {
         Brokers { node_id: 1, host: "localhost".to_owned(), rack: None, ports: vec![9092] };
     let facts = vec![CoreFacts::of(&shard)];
     let (log, image) = own(&shard, &config, &brokers, facts, report.was_clean).await.unwrap();
+    (shard, config, log, image)
+}
+
+/// Starts the server; it accepts when this returns.
+async fn serve(io: Sim) -> Rc<Core<Sim>> {
+    serve_with(io, &[]).await
+}
+
+/// As [`serve`], with these settings.
+async fn serve_with(io: Sim, set: &[(&str, &str)]) -> Rc<Core<Sim>> {
+    let (shard, config, log, image) = start(io, set).await;
     let served: Rc<OnceCell<Rc<Core<Sim>>>> = Rc::default();
     let to = Rc::clone(&served);
     let publish: Publish = Box::new(move |delta| {
