@@ -21,7 +21,7 @@
 //! | `checkpoint` | Kafka's text files of offsets, and replacing a small file whole |
 //! | `journal` | the circle of entries, its replay |
 //! | `producer` | sequences of idempotent producers, their snapshots |
-//! | `log` | segments: staging, append, read, truncate, retain; `recover` is a decision table |
+//! | `log` | segments: staging, append, roll, read, truncate, retain; `recover` is a decision table |
 //! | `partition` | watermarks, waiters, reads; what one core's partitions share; its backlog |
 //! | `shard` | one core: group commit, checkpoints, retention, opening and closing, its mailbox |
 //! | [`sim`] | opening a core on the simulated machine |

@@ -62,6 +62,7 @@ conform! {
         a_hole_reads_as_zeros,
         set_len_cuts_and_extends,
         preallocation_keeps_the_length,
+        a_file_made_on_the_side_is_empty_and_has_room,
         an_unlinked_file_stays_readable,
         clones_share_the_file,
         syncs_and_loads_complete,

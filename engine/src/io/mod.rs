@@ -52,6 +52,16 @@ pub trait Io: Clone + 'static {
     /// As `open(2)`.
     fn open(&self, path: &Path, how: OpenMode) -> io::Result<Self::File>;
 
+    /// Later. Opens the file at `path`, for reading and writing, made if it is not there and then
+    /// with blocks for its first `allocate` bytes, as [`File::preallocate`] gives them: a file
+    /// system makes a file in its own time, and beside a busy disk that is milliseconds. Dropped
+    /// before its end, it may make the file all the same.
+    fn create(
+        &self,
+        path: &Path,
+        allocate: u64,
+    ) -> impl Future<Output = io::Result<Self::File>> + 'static;
+
     /// Inline. What is in the directory `dir`, in name order.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //!   00000000000000081920.log  .index  .timeindex     active: appended to
 //!   00000000000000100000.snapshot                    producers as of that offset
 //!   leader-epoch-checkpoint   partition.metadata
+//!   next-segment.tmp                                 what the next roll renames
 //! ```
 //!
 //! **Invariants**
@@ -22,6 +23,7 @@ pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod retain;
 pub(crate) mod scan;
+pub(crate) mod spare;
 pub(crate) mod staging;
 mod truncate;
 
@@ -35,6 +37,7 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 use epochs::Epochs;
 use index::Index;
 use scan::ScanError;
+use spare::Spare;
 use staging::Staging;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -157,6 +160,7 @@ pub(crate) struct Log<I: Io> {
     dir: PathBuf,
     sealed: Vec<Sealed<I::File>>,
     active: Active<I::File>,
+    spare: Spare<I::File>,
     epochs: Epochs,
     epochs_dirty: bool,
     limits: Limits,
@@ -183,6 +187,7 @@ impl<I: Io> Log<I> {
             dir: dir.to_owned(),
             sealed: Vec::new(),
             active,
+            spare: Spare::None,
             epochs: Epochs::default(),
             epochs_dirty: true,
             limits,
@@ -276,7 +281,10 @@ impl<I: Io> Log<I> {
             return Ok(());
         }
         let serial = self.serial();
-        let next = Active::create(&self.io, &self.dir, base, self.limits, serial)?;
+        let next = match self.take_spare(base)? {
+            Some((file, allocated)) => Active::new(file, base, self.limits, serial, allocated),
+            None => Active::create(&self.io, &self.dir, base, self.limits, serial)?,
+        };
         self.dir_changes += 1;
         if self.active.bytes == 0 {
             // An empty segment holds nothing but its name.
@@ -330,12 +338,18 @@ impl<I: Io> Log<I> {
         Ok(())
     }
 
+    /// How much is allocated at a time.
+    fn step(&self) -> u64 {
+        let step = self.active.bytes.clamp(PREALLOCATE_BYTES_MIN, PREALLOCATE_BYTES_MAX);
+        step.min(self.limits.segment_bytes)
+    }
+
     fn preallocate(&mut self, end: u64) -> io::Result<()> {
+        let step = self.step();
         let active = &mut self.active;
         if end <= active.allocated {
             return Ok(());
         }
-        let step = active.bytes.clamp(PREALLOCATE_BYTES_MIN, PREALLOCATE_BYTES_MAX);
         let to = end.max(active.allocated + step).min(end.max(self.limits.segment_bytes));
         match active.file.preallocate(active.allocated, to - active.allocated) {
             // The step ahead does not fit: then what is written now, if that does. The file system
@@ -438,8 +452,13 @@ impl<F: File> Active<F> {
         serial: u64,
     ) -> io::Result<Self> {
         let file = io.open(&names::log(dir, base), OpenMode::Create)?;
+        Ok(Self::new(file, base, limits, serial, 0))
+    }
+
+    /// One in `file`, which is empty.
+    fn new(file: F, base: Offset, limits: Limits, serial: u64, allocated: u64) -> Self {
         let index = Index::new(base, limits.index_interval_bytes);
-        Ok(Self { base, file, serial, bytes: 0, allocated: 0, index, begun: None })
+        Self { base, file, serial, bytes: 0, allocated, index, begun: None }
     }
 
     /// Takes up a sealed segment again, for it has lost its end.

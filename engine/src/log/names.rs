@@ -1,4 +1,4 @@
-//! The names of files in a partition's directory. All of them are Kafka's.
+//! The names of files in a partition's directory. All that stay there are Kafka's.
 
 use crate::io::{File, Io, OpenMode};
 use crate::types::Offset;
@@ -23,6 +23,12 @@ pub(crate) fn index(dir: &Path, base: Offset) -> PathBuf {
 /// Its time index.
 pub(crate) fn time_index(dir: &Path, base: Offset) -> PathBuf {
     with(dir, base, "timeindex")
+}
+
+/// The next segment, before it has a base offset. A start removes what ends so, and Kafka leaves
+/// it alone.
+pub(crate) fn spare(dir: &Path) -> PathBuf {
+    dir.join("next-segment.tmp")
 }
 
 /// The producers' state as of `offset`.

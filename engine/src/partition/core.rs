@@ -93,6 +93,10 @@ pub(crate) struct Core<I: Io> {
     pub(crate) dirty: Signal,
     /// The commit should not wait: somebody does, or there is much.
     pub(crate) demand: Signal,
+    /// Partitions that need files made on the side.
+    preparing: RefCell<Vec<Partition<I>>>,
+    /// There are such.
+    pub(crate) to_prepare: Signal,
     pub(crate) backlog: Backlog,
     /// There is enough for a checkpoint, or the journal needs room.
     pub(crate) checkpoint: Signal,
@@ -126,6 +130,8 @@ impl<I: Io> Core<I> {
             }),
             dirty: Signal::default(),
             demand: Signal::default(),
+            preparing: RefCell::default(),
+            to_prepare: Signal::default(),
             backlog: Backlog::new(dirty_bytes_max),
             checkpoint: Signal::default(),
             is_full: Cell::new(false),
@@ -156,6 +162,17 @@ impl<I: Io> Core<I> {
         }
     }
 
+    /// Takes `partition` among those that need files made on the side.
+    pub(super) fn prepare(&self, partition: Partition<I>) {
+        self.preparing.borrow_mut().push(partition);
+        self.to_prepare.set();
+    }
+
+    /// The partitions that need files made on the side.
+    pub(crate) fn take_preparing(&self) -> Vec<Partition<I>> {
+        self.preparing.take()
+    }
+
     /// Takes the group that has gathered; the next one, whose entry is `spare`, gathers from now on.
     pub(crate) fn take_group(&self, spare: Entry) -> Group<I> {
         let mut group = self.group.borrow_mut();
@@ -169,6 +186,7 @@ impl<I: Io> Core<I> {
     /// keep it, themselves and their files for ever.
     pub(crate) fn forget(&self) {
         self.staged.take();
+        self.preparing.take();
         self.group.borrow_mut().members.clear();
     }
 

@@ -326,7 +326,7 @@ impl<I: Io> Partition<I> {
             if state.marks.staged() != base {
                 return Err(AppendError::Full);
             }
-            inner.roll(state, base)?;
+            inner.roll(self, state, base)?;
         }
 
         let append_time = state.append_time(now);
@@ -413,7 +413,8 @@ impl<I: Io> Inner<I> {
         let core = &*self.core;
         let started = core.io.now();
         let at = state.log.end_at(state.marks.written().offset);
-        match state.log.write(&staging, core.io.timestamp()) {
+        let now = core.io.timestamp();
+        match state.log.write(&staging, now) {
             Ok(()) => {
                 let end = state.log.end_at(state.marks.staged());
                 self.join_group(handle, state, (at, end), &staging, started);
@@ -425,6 +426,9 @@ impl<I: Io> Inner<I> {
                 state.wake();
                 if state.waiters.want_durable(end.offset) {
                     core.demand.set();
+                }
+                if state.log.wants_spare(now) {
+                    core.prepare(handle.clone());
                 }
             }
             Err(WriteError::Full(error)) => self.roll_back(state, &error.to_string()),
@@ -441,6 +445,7 @@ impl<I: Io> Inner<I> {
 
     /// Takes back what is staged: the disk had no room for it.
     fn roll_back(&self, state: &mut State<I>, reason: &str) {
+        state.log.drop_spare();
         state.marks.roll_back();
         state.producers.roll_back();
         state.failures += 1;
@@ -456,10 +461,18 @@ impl<I: Io> Inner<I> {
         }
     }
 
-    fn roll(&self, state: &mut State<I>, base: Offset) -> Result<(), AppendError> {
+    fn roll(
+        &self,
+        handle: &Partition<I>,
+        state: &mut State<I>,
+        base: Offset,
+    ) -> Result<(), AppendError> {
         self.core.metrics.rolls.add(1);
         match state.log.roll(base) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.core.prepare(handle.clone());
+                Ok(())
+            }
             Err(WriteError::Full(error)) => {
                 self.roll_back(state, &error.to_string());
                 Err(AppendError::Full)

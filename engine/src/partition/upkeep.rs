@@ -219,7 +219,7 @@ impl<I: Io> Partition<I> {
         let marks = state.marks.marks();
         let all_visible = marks.high_watermark == state.marks.staged();
         if all_visible && state.log.is_active_expired(retention, now) {
-            let _rolled = self.0.roll(state, marks.written);
+            let _rolled = self.0.roll(self, state, marks.written);
         }
         let start = state.log.retained_from(retention, now, marks.high_watermark);
         let moves = start > state.marks.start();
@@ -241,6 +241,24 @@ impl<I: Io> Partition<I> {
                 Err(error) => return self.warn(&format!("an index was not rebuilt: {error}")),
             }
         }
+    }
+
+    /// Makes the files that its log will need next.
+    pub(crate) async fn prepare(&self) {
+        let making = {
+            let state = &mut *self.0.state.borrow_mut();
+            if !matches!(state.health, Health::Good) {
+                return;
+            }
+            state.log.begin_making()
+        };
+        let made = making.run().await;
+        self.0.state.borrow_mut().log.made(made);
+    }
+
+    /// Removes what was made for the next segment.
+    pub(crate) fn drop_spare(&self) {
+        self.0.state.borrow_mut().log.drop_spare();
     }
 
     /// Moves the log start up to `before`. Durable with the next checkpoint, which this asks for;

@@ -7,6 +7,7 @@ use crate::futures::{Either, either, join_all, yield_now};
 use crate::io::Io;
 use crate::journal::entry::Entry;
 use crate::log::is_full;
+use crate::partition::Partition;
 use crate::types::Offset;
 use std::io;
 use std::time::Duration;
@@ -128,6 +129,19 @@ impl<I: Io> Shard<I> {
         Ok(found)
     }
 
+    pub(super) async fn prepare_loop(&self) {
+        let core = &self.0.core;
+        while !self.0.stopped.get() {
+            core.to_prepare.wait().await;
+            for partition in core.take_preparing() {
+                let _preparing = self.0.preparing.lock().await;
+                if !self.0.stopped.get() {
+                    partition.prepare().await;
+                }
+            }
+        }
+    }
+
     pub(super) async fn retention_loop(&self) {
         let (core, settings) = (&self.0.core, &self.0.settings);
         while !self.0.stopped.get() {
@@ -173,7 +187,12 @@ impl<I: Io> Shard<I> {
         core.drain.set();
         core.dirty.set();
         core.demand.set();
+        core.to_prepare.set();
         core.checkpoint.set();
+        {
+            let _preparing = self.0.preparing.lock().await;
+            self.partitions().iter().for_each(Partition::drop_spare);
+        }
         let failed = self.partitions().iter().any(|p| p.failure().is_some());
         if core.failure().is_none() && !failed {
             let (io, dir) = (self.io(), &self.0.settings.dir);

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | drain | when a batch is staged, at the end of the turn | one write a partition |
 //! | commit | at once if somebody waits or there is much, else within 5 ms | one journal entry, one sync |
+//! | prepare | when a segment is nearly full, or new | makes files, so that a roll waits for none |
 //! | checkpoint | when there is much to sync, or it is time | syncs files, frees the journal |
 //! | retention | every `log.retention.check.interval.ms` | deletes old segments |
 
@@ -88,6 +89,8 @@ struct Inner<I: Io> {
     room: Signal,
     /// Held by whoever changes what is durable: a commit, a checkpoint, a truncation.
     committing: tokio::sync::Mutex<()>,
+    /// Held while files are made in a partition's directory.
+    preparing: tokio::sync::Mutex<()>,
     /// One checkpoint at a time.
     checkpointing: tokio::sync::Mutex<()>,
     /// The place of the entry that speaks of a cut, until the files were cut.
@@ -212,6 +215,8 @@ impl<I: Io> Shard<I> {
     /// # Errors
     /// Those of the disk; the partition serves no more all the same.
     pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
+        // A file that is being made must not come into the directory of the next of that name.
+        let _preparing = self.0.preparing.lock().await;
         let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
             return Ok(());
         };
@@ -352,6 +357,8 @@ impl<I: Io> Shard<I> {
         });
         let shard = self.clone();
         self.spawn(async move { shard.commit_loop().await });
+        let shard = self.clone();
+        self.spawn(async move { shard.prepare_loop().await });
         let shard = self.clone();
         self.spawn(async move { shard.checkpoint_loop().await });
         let shard = self.clone();

@@ -156,6 +156,7 @@ impl<I: Io> Shard<I> {
             journal: RefCell::new(journal),
             room: Signal::default(),
             committing: tokio::sync::Mutex::new(()),
+            preparing: tokio::sync::Mutex::new(()),
             checkpointing: tokio::sync::Mutex::new(()),
             cutting: Cell::new(None),
             stopping: Latch::default(),

@@ -110,6 +110,25 @@ pub(crate) async fn preallocation_keeps_the_length<A: Arm>(arm: A) {
     assert_eq!(read(&file, 0, 10), b"ab");
 }
 
+pub(crate) async fn a_file_made_on_the_side_is_empty_and_has_room<A: Arm>(arm: A) {
+    let (io, path) = (arm.io(), arm.dir().join("f"));
+    let file = io.create(&path, 1 << 20).await.unwrap();
+    assert_eq!(file.len().unwrap(), 0);
+    write(&file, b"abc", 0);
+    // One that is there is opened, and stays as it is.
+    let again = io.create(&path, 1 << 20).await.unwrap();
+    assert_eq!(read(&again, 0, 10), b"abc");
+    write(&again, b"d", 3);
+    assert_eq!(read(&file, 0, 10), b"abcd");
+    let gone = io.create(&arm.dir().join("gone/f"), 0).await;
+    assert_eq!(kind(gone), Some(ErrorKind::NotFound));
+    let renamed = arm.dir().join("g");
+    let other = io.create(&path.with_file_name("h"), 0).await.unwrap();
+    io.rename(&path.with_file_name("h"), &renamed).unwrap();
+    write(&other, b"x", 0);
+    assert_eq!(read(&io.open(&renamed, OpenMode::Read).unwrap(), 0, 10), b"x");
+}
+
 pub(crate) async fn an_unlinked_file_stays_readable<A: Arm>(arm: A) {
     let (io, path) = (arm.io(), arm.dir().join("f"));
     let file = create(&arm, "f");

@@ -169,6 +169,31 @@ impl Io for Sim {
         Ok(SimFile::new(self.shared.clone(), self.boot, inode, how, name))
     }
 
+    fn create(
+        &self,
+        path: &Path,
+        allocate: u64,
+    ) -> impl Future<Output = io::Result<SimFile>> + 'static {
+        let at = {
+            let mut machine = self.shared.lock();
+            let Machine { clock, faults, rng, .. } = &mut *machine;
+            clock.now() + rng.duration(&faults.disk_latency)
+        };
+        let (io, path) = (self.clone(), path.to_owned());
+        async move {
+            Sleep::new(io.shared.clone(), io.boot, at).await;
+            match io.open(&path, OpenMode::Write) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                opened => return opened,
+            }
+            let file = io.open(&path, OpenMode::Create)?;
+            if allocate > 0 {
+                super::File::preallocate(&file, 0, allocate)?;
+            }
+            Ok(file)
+        }
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         let list = |machine: &mut Machine| machine.disk.list(dir);
         self.inline(OpKind::List, dir, list, |entries| (to_u64(entries.len()), 0))

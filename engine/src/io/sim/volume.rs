@@ -281,8 +281,12 @@ impl Volume {
         Ok(())
     }
 
-    /// `inode` has lost its name.
+    /// `inode` has lost a name. It may have another, of a rename that came to the disk in part.
     fn unname(&mut self, inode: Inode) {
+        let names = |node: &Node| matches!(node, Node::Dir { now, .. } if now.values().any(|n| *n == inode));
+        if self.nodes.values().any(names) {
+            return;
+        }
         self.nameless.insert(inode);
         self.free_if_closed(inode);
     }

@@ -81,6 +81,19 @@ impl File {
         Ok(Self::new(options.open(path)?))
     }
 
+    /// Opens the file at `path`, or makes it with blocks for `allocate` bytes.
+    pub(super) fn make(path: &Path, allocate: u64) -> io::Result<Self> {
+        match Self::open(path, seam::OpenMode::Write) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        let file = Self::open(path, seam::OpenMode::Create)?;
+        if allocate > 0 {
+            seam::File::preallocate(&file, 0, allocate)?;
+        }
+        Ok(file)
+    }
+
     /// Opens a directory, to sync it.
     pub(super) fn open_dir(path: &Path) -> io::Result<Self> {
         Ok(Self::new(std::fs::File::open(path)?))

@@ -201,6 +201,19 @@ impl Io for Uring {
         File::open(path, how)
     }
 
+    fn create(
+        &self,
+        path: &Path,
+        allocate: u64,
+    ) -> impl Future<Output = io::Result<File>> + 'static {
+        let path = path.to_owned();
+        async move {
+            // By the ring it would go to a thread as well: the kernel makes no file without waiting.
+            let made = tokio::task::spawn_blocking(move || File::make(&path, allocate));
+            made.await.map_err(io::Error::other)?
+        }
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(dir)? {
