@@ -139,10 +139,14 @@ class Kariz(Server):
 
 
 def lag_p99_ms(before, after):
-    """An upper bound: the histogram tells powers of two apart."""
+    """The histogram tells powers of two apart; between them as Prometheus has it, in proportion."""
     within = [(bound, below - before.get(bound, 0)) for bound, below in sorted(after.items())]
-    return next((round(bound * 1e3, 1) for bound, below in within
-                 if within[-1][1] and below >= 0.99 * within[-1][1]), None)
+    rank, low, fewer = 0.99 * within[-1][1], 0, 0
+    for bound, below in within:
+        if below and below >= rank:
+            return round(1e3 * (low + (bound - low) * (rank - fewer) / (below - fewer)), 1)
+        low, fewer = bound, below
+    return None
 
 
 class Kafka(Server):
@@ -519,7 +523,7 @@ def table(summary):
         if name.endswith("-flushed") and "closed" in row:
             bounds = {part: [one["kariz"]["lag_p99_ms"] for one in row[part]]
                       for part in ("closed", "paced") if part in row}
-            yield (f"\n{name}: the p99 of the lag of the high watermark, over commits, is below "
+            yield (f"\n{name}: the p99 of the lag of the high watermark, over commits, is "
                    f"{bounds} ms (a round each).\n")
     if idle := summary["rows"].get("idle"):
         yield f"\nIdle, and start-up:\n\n```json\n{json.dumps(idle, indent=1)}\n```\n"
