@@ -157,7 +157,7 @@ impl Engine {
     /// [`OpenError`].
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
         // From here: a core's thread would bind it to that core.
-        crate::io::uring::start_closing();
+        crate::io::uring::start_aside();
         let directory = Arc::new(Directory::open(dir.as_ref(), &config)?);
         let cluster_id = directory.cluster_id().to_owned();
         let shards = u16::try_from(config.cpus.len()).map_err(|_| OpenError::Cores)?;

@@ -96,7 +96,7 @@ impl<I: Io> Log<I> {
             Some((Ok(file), allocated)) if matches!(file.len(), Ok(0)) => {
                 self.spare = Spare::Ready { file, allocated };
             }
-            Some(_) => self.drop_spare(),
+            Some(_) => self.refuse_spare(),
             None => {}
         }
     }
@@ -120,10 +120,14 @@ impl<I: Io> Log<I> {
 
     /// Gives back the room of a spare, until the next segment wants one.
     pub(crate) fn drop_spare(&mut self) {
-        if !matches!(self.spare, Spare::None) {
-            self.spare = Spare::Refused;
-            // What stays is an empty file, which the next start removes.
-            let _best_effort = names::remove_if_there(&self.io, &names::spare(&self.dir));
+        if matches!(self.spare, Spare::Ready { .. }) {
+            self.refuse_spare();
         }
+    }
+
+    fn refuse_spare(&mut self) {
+        self.spare = Spare::Refused;
+        // What stays is an empty file, which the next start removes.
+        let _best_effort = names::remove_if_there(&self.io, &names::spare(&self.dir));
     }
 }

@@ -1,5 +1,6 @@
 //! Files: inline through plain system calls, later through the core's ring.
 
+use super::aside::{CLOSING, MAKING};
 use super::op::{Operation, Sync};
 use super::ring::Ring;
 use crate::io as seam;
@@ -10,7 +11,7 @@ use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::Arc;
 
 /// Slices that one `pwritev(2)` takes. Source: the kernel's UIO_MAXIOV.
 const IOV_MAX: usize = 1024;
@@ -38,29 +39,17 @@ impl Drop for Closer {
         let is_slow = rustix::fs::fstat(&fd).is_ok_and(|stat| {
             stat.st_nlink == 0 && u64::try_from(stat.st_size).is_ok_and(|n| n >= SLOW_CLOSE_BYTES)
         });
-        if is_slow && let Some(closing) = closing() {
-            // What cannot be sent comes back, and is closed here.
-            let _sent = closing.send(fd);
+        if is_slow {
+            CLOSING.run(move || drop(fd));
         }
     }
 }
 
-/// Starts the thread that closes slow files, on the CPUs that the caller may run on. Without this
-/// it starts when it is first needed.
-pub(crate) fn start_closing() {
-    closing();
-}
-
-/// The way to the thread that closes slow files: one for all cores and any number of files, so that
-/// the end of ten thousand partitions is not ten thousand threads. `None` if it could not be made.
-fn closing() -> Option<&'static mpsc::Sender<Arc<OwnedFd>>> {
-    static CLOSING: OnceLock<Option<mpsc::Sender<Arc<OwnedFd>>>> = OnceLock::new();
-    let start = || {
-        let (sender, files) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("kariz-close".into());
-        thread.spawn(move || files.into_iter().for_each(drop)).ok().map(|_| sender)
-    };
-    CLOSING.get_or_init(start).as_ref()
+/// Starts the threads for what would make a core wait, on the CPUs that the caller may run on. Without
+/// this each starts when it is first needed.
+pub(crate) fn start_aside() {
+    CLOSING.start();
+    MAKING.start();
 }
 
 impl AsFd for File {
@@ -81,8 +70,16 @@ impl File {
         Ok(Self::new(options.open(path)?))
     }
 
-    /// Opens the file at `path`, or makes it with blocks for `allocate` bytes.
-    pub(super) fn make(path: &Path, allocate: u64) -> io::Result<Self> {
+    /// As [`create`](seam::Io::create). Not through the ring, which would give it to a thread too.
+    pub(super) async fn create(path: &Path, allocate: u64) -> io::Result<Self> {
+        let (done, made) = tokio::sync::oneshot::channel();
+        let path = path.to_owned();
+        // Nobody may be waiting any more.
+        MAKING.run(move || drop(done.send(Self::make(&path, allocate))));
+        made.await.map_err(io::Error::other)?
+    }
+
+    fn make(path: &Path, allocate: u64) -> io::Result<Self> {
         match Self::open(path, seam::OpenMode::Write) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             opened => return opened,

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)] // the one place in the project: each block proves its one operation
 
+mod aside;
 mod buffers;
 mod file;
 mod net;
@@ -19,7 +20,7 @@ mod ring;
 mod tests;
 
 pub use file::File;
-pub(crate) use file::start_closing;
+pub(crate) use file::start_aside;
 pub use net::{Conn, Listener};
 
 use super::{Entry, Io, OpenMode};
@@ -207,11 +208,7 @@ impl Io for Uring {
         allocate: u64,
     ) -> impl Future<Output = io::Result<File>> + 'static {
         let path = path.to_owned();
-        async move {
-            // By the ring it would go to a thread as well: the kernel makes no file without waiting.
-            let made = tokio::task::spawn_blocking(move || File::make(&path, allocate));
-            made.await.map_err(io::Error::other)?
-        }
+        async move { File::create(&path, allocate).await }
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
