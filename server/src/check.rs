@@ -1,13 +1,15 @@
 //! `kariz check DIR`: whether every batch and every index of a stopped data directory is sound.
 //!
 //! Evidence are the logs: each batch's CRC, and offsets without a hole. Indexes and epoch files are
-//! caches, but a server that was stopped has written them, so they must agree.
+//! caches, but a server that was stopped has written them, so they must agree. After a clean stop
+//! the checkpoints say where each log starts and ends: no file at either end may be missing.
 
 use crate::walk::walk;
 use kariz_engine::types::TopicPartition;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,6 +19,12 @@ use std::path::{Path, PathBuf};
 const OFFSET_ENTRY_BYTES: usize = 8;
 /// Bytes of an entry of a time index: timestamp and relative offset.
 const TIME_ENTRY_BYTES: usize = 12;
+/// Says that a broker stopped cleanly, and so noted all. Source: FORMAT.md, as for the next two.
+const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
+/// Where logs start that do not start at 0.
+const LOG_STARTS: &str = "log-start-offset-checkpoint";
+/// Up to where logs are durable: after a clean stop, their ends.
+const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 
 /// What was looked at, and what was wrong.
 #[derive(Debug, Default)]
@@ -55,10 +63,14 @@ pub fn run(dir: &Path, out: &mut impl Write) -> Result<bool, Box<dyn std::error:
     for (name, path) in directories(dir)? {
         if name.starts_with("broker-") {
             brokers += 1;
+            let mut noted = noted(&path, &mut report);
             for (name, path) in directories(&path)? {
                 if TopicPartition::from_dir_name(&name).is_some() {
-                    check_partition(&path, &mut report);
+                    check_partition(&path, noted.remove(&name), &mut report);
                 }
+            }
+            for name in noted.keys() {
+                report.fault(&path.join(name), "not there, but in the checkpoint");
             }
         }
     }
@@ -124,7 +136,51 @@ fn directories(dir: &Path) -> Result<Vec<(String, PathBuf)>, Box<dyn std::error:
     Ok(found)
 }
 
-fn check_partition(dir: &Path, report: &mut Report) {
+/// Where a log was when its server stopped.
+#[derive(Clone, Copy, Debug)]
+struct Noted {
+    start: i64,
+    end: i64,
+}
+
+/// What the broker in `dir` noted of each of its logs, by the name of its directory, when it
+/// stopped; nothing if that was no clean stop, for recovery then finds out by itself.
+fn noted(dir: &Path, report: &mut Report) -> BTreeMap<String, Noted> {
+    if !dir.join(CLEAN_SHUTDOWN).exists() {
+        return BTreeMap::new();
+    }
+    let mut read = |name: &str| {
+        let file = dir.join(name);
+        checkpoint_file(&file).unwrap_or_else(|what| {
+            report.fault(&file, what);
+            BTreeMap::new()
+        })
+    };
+    let (starts, ends) = (read(LOG_STARTS), read(RECOVERY_POINTS));
+    let noted = ends.into_iter().map(|(name, end)| {
+        // Those that start at 0 are left out.
+        let start = starts.get(&name).copied().unwrap_or(0);
+        (name, Noted { start, end })
+    });
+    noted.collect()
+}
+
+/// The offsets in a checkpoint file, by the names of the partitions' directories; none if it is
+/// missing, for before the first checkpoint there is nothing to note.
+fn checkpoint_file(file: &Path) -> Result<BTreeMap<String, i64>, String> {
+    let mut offsets = BTreeMap::new();
+    for line in entry_lines(file)? {
+        let entry = line.rsplit_once(' ').and_then(|(partition, offset)| {
+            let (topic, index) = partition.split_once(' ')?;
+            Some((format!("{topic}-{index}"), offset.parse().ok()?))
+        });
+        let (name, offset) = entry.ok_or_else(|| format!("`{line}` is no partition and offset"))?;
+        offsets.insert(name, offset);
+    }
+    Ok(offsets)
+}
+
+fn check_partition(dir: &Path, noted: Option<Noted>, report: &mut Report) {
     report.partitions += 1;
     let mut segments: Vec<(i64, PathBuf)> = match fs::read_dir(dir) {
         Ok(entries) => entries.flatten().filter_map(|entry| segment(entry.path())).collect(),
@@ -141,7 +197,15 @@ fn check_partition(dir: &Path, report: &mut Report) {
             Vec::new()
         }
     };
-    // Where the segment before ends. The first may begin anywhere: that is the log start.
+    if let (Some(noted), Some((base, log))) = (noted, segments.first())
+        && *base > noted.start
+    {
+        report.fault(
+            log,
+            format!("no records from offset {}, the log start, to {base}", noted.start),
+        );
+    }
+    // Where the segment before ends.
     let mut end = None;
     for (base, log) in segments {
         if let Some(why) = end.and_then(|end| no_sequel(end, base)) {
@@ -152,6 +216,11 @@ fn check_partition(dir: &Path, report: &mut Report) {
         check_time_index(&log.with_extension("timeindex"), base, &seen, report);
         // Behind a fault there may be more batches, which the next segment goes on from.
         end = whole.then(|| seen.last().map_or(base, |batch| batch.last + 1));
+    }
+    if let (Some(noted), Some(end)) = (noted, end)
+        && end < noted.end
+    {
+        report.fault(dir, format!("no records from offset {end} to {}, the log end", noted.end));
     }
 }
 
@@ -295,6 +364,21 @@ fn check_time_index(file: &Path, base: i64, seen: &[Seen], report: &mut Report) 
 
 /// Epochs and their first offsets; none if the file is missing, for it can be rebuilt.
 fn epoch_file(file: &Path) -> Result<Vec<(i32, i64)>, String> {
+    let mut epochs = Vec::new();
+    for line in entry_lines(file)? {
+        let entry =
+            line.split_once(' ').and_then(|(e, o)| Some((e.parse().ok()?, o.parse().ok()?)));
+        let entry: (i32, i64) = entry.ok_or_else(|| format!("`{line}` is no epoch and offset"))?;
+        if epochs.last().is_some_and(|last: &(i32, i64)| last.0 >= entry.0 || last.1 > entry.1) {
+            return Err(format!("`{line}` is not after the line before"));
+        }
+        epochs.push(entry);
+    }
+    Ok(epochs)
+}
+
+/// The entries of one of Kafka's checkpoint files, a line each; none if the file is missing.
+fn entry_lines(file: &Path) -> Result<Vec<String>, String> {
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -306,18 +390,9 @@ fn epoch_file(file: &Path) -> Result<Vec<(i32, i64)>, String> {
     }
     let count: usize =
         lines.next().and_then(|n| n.parse().ok()).ok_or("the second line is no count")?;
-    let mut epochs = Vec::new();
-    for line in lines {
-        let entry =
-            line.split_once(' ').and_then(|(e, o)| Some((e.parse().ok()?, o.parse().ok()?)));
-        let entry: (i32, i64) = entry.ok_or_else(|| format!("`{line}` is no epoch and offset"))?;
-        if epochs.last().is_some_and(|last: &(i32, i64)| last.0 >= entry.0 || last.1 > entry.1) {
-            return Err(format!("`{line}` is not after the line before"));
-        }
-        epochs.push(entry);
+    let entries: Vec<String> = lines.map(str::to_owned).collect();
+    if entries.len() != count {
+        return Err(format!("{} entries, {count} announced", entries.len()));
     }
-    if epochs.len() != count {
-        return Err(format!("{} entries, {count} announced", epochs.len()));
-    }
-    Ok(epochs)
+    Ok(entries)
 }
