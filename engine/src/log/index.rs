@@ -172,14 +172,25 @@ impl Index {
 
     /// Where to start scanning for `target`: at or before its batch, never after.
     pub(crate) fn lookup(&self, target: Offset) -> u32 {
-        let target = target.since(self.base);
-        let after = self.entries.partition_point(|e| i64::from(e.last) <= target);
-        after.checked_sub(1).and_then(|i| self.entries.get(i)).map_or(0, |e| e.position)
+        self.entry_at(target).map_or(0, |e| e.position)
     }
 
-    /// Whether the batch that ends with offset `last` has an entry.
-    pub(crate) fn knows(&self, last: Offset) -> bool {
-        self.entries.binary_search_by_key(&self.relative(last), |e| e.last).is_ok()
+    fn entry_at(&self, target: Offset) -> Option<&Entry> {
+        let target = target.since(self.base);
+        let after = self.entries.partition_point(|e| i64::from(e.last) <= target);
+        after.checked_sub(1).and_then(|i| self.entries.get(i))
+    }
+
+    /// As [`Index::lookup`], but looked at in `file`, which has `limit` bytes: the first byte of
+    /// all, if the batch at the entry's place is not the one that the entry is of.
+    pub(crate) fn lookup_checked<F: File>(&self, target: Offset, file: &F, limit: u64) -> u64 {
+        let Some(entry) = self.entry_at(target) else { return 0 };
+        let position = u64::from(entry.position);
+        let last = self.base.plus(i64::from(entry.last));
+        match Heads::new(file.clone(), position, limit).next() {
+            Ok(Some(found)) if found.header.last_offset() == last => position,
+            _ => 0,
+        }
     }
 
     /// The offset from which to scan for the first batch with a timestamp of at least `at`.

@@ -345,11 +345,9 @@ impl<F> Scanned<F> {
     }
 }
 
-/// Whether the place that `index` names for `offset` is a batch's first byte.
+/// Whether the place that `index` names for `offset` is the right one.
 fn is_right<F: File>(file: &F, index: &Index, offset: Offset, len: u64) -> bool {
-    let start = u64::from(index.lookup(offset));
-    let found = Heads::new(file.clone(), start, len).next();
-    start == 0 || found.is_ok_and(|f| f.is_some_and(|f| index.knows(f.header.last_offset())))
+    index.lookup_checked(offset, file, len) == u64::from(index.lookup(offset))
 }
 
 /// Reads a file's batches, a large piece at a time.
@@ -514,7 +512,7 @@ impl<I: Io> Log<I> {
             if self.next_base(base).is_some_and(|next| next <= from) {
                 continue;
             }
-            let start = index.map_or(0, |index| u64::from(index.lookup(from)));
+            let start = index.map_or(0, |index| index.lookup_checked(from, file, bytes));
             let mut heads = Heads::new(file.clone(), start, bytes);
             loop {
                 match heads.next() {

@@ -1,5 +1,6 @@
 //! Cutting a log back at its end.
 
+use super::index::Index;
 use super::scan::{Heads, ScanError};
 use super::{Active, Log, LogEnd, WriteError, names, note};
 use crate::io::{File, Io};
@@ -67,7 +68,7 @@ impl<I: Io> Log<I> {
             Some(s) if to < active.base => (s.base, &s.file, s.bytes, s.index.as_ref()),
             _ => (active.base, &active.file, active.bytes, Some(&active.index)),
         };
-        let from = index.map_or(0, |index| u64::from(index.lookup(to)));
+        let from = index.map_or(0, |index| index.lookup_checked(to, file, bytes));
         let found = Heads::new(file.clone(), from, bytes).find(|h| h.next_offset() > to)?;
         let position = match found {
             Some(found) if found.header.base_offset() == to => found.position,
@@ -100,15 +101,22 @@ impl<I: Io> Log<I> {
         // Removed, for a file that is cut may grow again in a power cut.
         names::remove_indexes(&self.io, &self.dir, active.base)?;
         // The batches behind the last entry that is left: their timestamps, and the way to the next.
-        let from = u64::from(active.index.lookup(end.offset));
+        let from = active.index.lookup_checked(end.offset, &active.file, cut);
+        if from == 0 {
+            active.index = Index::new(active.base, self.limits.index_interval_bytes);
+        }
         let mut heads = Heads::new(active.file.clone(), from, cut);
         while let Some(found) = heads.next()? {
             note(&mut active.index, &found);
         }
         self.epochs_dirty |= self.epochs.truncate_from_end(end.offset);
         self.mark_dirty();
-        if seen && self.active.bytes > 0 {
+        if seen && cut > 0 {
             self.roll(end.offset)?;
+        } else if seen {
+            let (base, serial) = (self.active.base, self.serial());
+            self.empty_active()?;
+            self.active = Active::create(&self.io, &self.dir, base, self.limits, serial)?;
         }
         Ok(())
     }

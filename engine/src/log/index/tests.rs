@@ -124,9 +124,35 @@ proptest! {
         for at in times(&batches) {
             check_time(&batches, at, index.lookup_time(at));
         }
-        for b in &batches {
-            prop_assert_eq!(index.knows(b.last), index.lookup(b.last) == b.position && b.position > 0);
-        }
+    }
+
+    /// A scan that starts there finds the target, whatever the entries say.
+    #[test]
+    fn a_wrong_entry_costs_a_longer_scan(
+        batches in segment(),
+        wrong in prop::collection::vec((any::<prop::sample::Index>(), any::<u32>()), 0..3),
+    ) {
+        on_disk(move |io| {
+            let mut index = Index::new(BASE, 0);
+            note(&mut index, &batches);
+            let right = index.clone();
+            let log = write_log(io, &batches);
+            let end = log.len().unwrap();
+            for (i, position) in &wrong {
+                if index.entries.is_empty() {
+                    return;
+                }
+                let i = i.index(index.entries.len());
+                // Half of them name another batch.
+                let other = batches[*position as usize % batches.len()].position;
+                index.entries[i].position = if position % 2 == 0 { other } else { *position };
+            }
+            for target in targets(&batches) {
+                let (said, true_place) = (index.lookup(target), right.lookup(target));
+                let from = index.lookup_checked(target, &log, end);
+                assert_eq!(from, if said == true_place { u64::from(said) } else { 0 });
+            }
+        });
     }
 
     #[test]
