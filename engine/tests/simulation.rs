@@ -1,19 +1,20 @@
 //! A core on the simulated disk against a model of a page: appends, flushes, rolls, cuts, moved log
 //! starts, retention, `write.caching`, retries of idempotent producers, full and failing disks,
-//! power cuts and kills, and opening again.
+//! power cuts and kills, index entries that are wrong, and opening again.
 //!
 //! `KARIZ_SEEDS=2000 cargo sim` runs that many; `KARIZ_SEED=42 cargo sim` replays one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 use kariz_engine::batch::Batch;
-use kariz_engine::io::Io;
 use kariz_engine::io::sim::{End, Faults, Outcome, Sim, World};
+use kariz_engine::io::{File, Io, OpenMode};
 use kariz_engine::{
     AppendError, LeaderEpoch, LogConfig, Mark, Offset, Partition, ProducerEpoch, ProducerId,
     ReachError, Sequence, Shard, Span, Timestamp, TopicId, TopicPartition, TruncateError, sim,
 };
 use std::cell::RefCell;
+use std::io::IoSlice;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::rc::Rc;
@@ -23,6 +24,8 @@ use std::time::Duration;
 const PARTITIONS: i32 = 3;
 const SESSIONS: usize = 4;
 const OPS: u64 = 60;
+/// Of the offset index. Source: FORMAT.md.
+const INDEX_ENTRY_BYTES: u64 = 8;
 /// What fills the records up behind their numbers.
 const FILL: u8 = 0xa5;
 
@@ -211,6 +214,23 @@ impl Session {
             }
         }
         Ok(session)
+    }
+
+    /// An index is a cache, and no record may hang on what it says: now and then an entry of one
+    /// names another place.
+    fn misplace(io: &Sim) {
+        let partition = Path::new("/data").join(name(0).to_string());
+        let files = io.list(&partition).unwrap_or_default();
+        let indexes = files.iter().filter(|file| file.name.ends_with(".index"));
+        for path in indexes.map(|file| partition.join(&file.name)) {
+            let Ok(file) = io.open(&path, OpenMode::Write) else { continue };
+            let entries = file.len().unwrap_or(0) / INDEX_ENTRY_BYTES;
+            if entries > 0 && io.random().is_multiple_of(4) {
+                let at = io.random() % entries * INDEX_ENTRY_BYTES + INDEX_ENTRY_BYTES / 2;
+                let position = u32::try_from(io.random() % (4 << 10)).unwrap().to_be_bytes();
+                let _where_the_disk_fails = file.write_at(&[IoSlice::new(&position)], at);
+            }
+        }
     }
 
     async fn partition(&self, p: usize) -> Result<Partition<Sim>, Failed> {
@@ -513,6 +533,7 @@ fn live(world: &mut World, seed: u64) {
         }
         let mine = Rc::clone(&models);
         let outcome = world.boot(move |io| async move {
+            Session::misplace(&io);
             let session = Session::open(io.clone(), mine, seed).await?;
             session.run().await?;
             if session.pick(2) == 0 {
