@@ -6,7 +6,7 @@
 
 use kariz_engine::batch::Batch;
 use kariz_engine::io::Io;
-use kariz_engine::io::sim::{End, Faults, Outcome, Sim, World};
+use kariz_engine::io::sim::{End, Event, Faults, OpKind, Outcome, Sim, World};
 use kariz_engine::{
     LeaderEpoch, LogConfig, Mark, Offset, Partition, Shard, Timestamp, TopicId, TopicPartition, sim,
 };
@@ -19,7 +19,8 @@ use std::time::Duration;
 const SEEDS: u64 = 8;
 /// A batch takes about this, so that three of them fill a segment.
 const VALUE_BYTES: usize = 300;
-const SEGMENT_BYTES: u64 = 1 << 10;
+/// So that the third of them asks for the next segment's file before the fourth needs it.
+const SEGMENT_BYTES: u64 = 1200;
 
 /// Whether a partition is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -198,7 +199,12 @@ fn cut_at(point: u64, stop: End, seed: u64) {
 fn every_operation_may_be_the_last() {
     for seed in 0..SEEDS {
         let mut world = World::new(seed, Faults::none());
+        world.keep_history(1 << 20);
         world.boot(|io| live(io, Shared::default())).done();
+        let is_roll = |event: &Event| {
+            event.kind == OpKind::Rename && event.path.ends_with("next-segment.tmp")
+        };
+        assert!(world.history().iter().any(is_roll), "the script takes no spare");
         let points = world.cut_points();
         assert!(points > 100, "the script has shrunk to {points} operations");
         for point in 1..=points {

@@ -52,8 +52,8 @@ pub trait Io: Clone + 'static {
     /// As `open(2)`.
     fn open(&self, path: &Path, how: OpenMode) -> io::Result<Self::File>;
 
-    /// Later. Opens the file at `path`, for reading and writing, made if it is not there and then
-    /// with blocks for its first `allocate` bytes, as [`File::preallocate`] gives them: a file
+    /// Later. Opens the file at `path` as it is, for reading and writing, or makes it; with blocks
+    /// for its first `allocate` bytes, as [`File::preallocate`] gives them: a file
     /// system makes a file in its own time, and beside a busy disk that is milliseconds. Dropped
     /// before its end, it may make the file all the same.
     fn create(

@@ -318,13 +318,16 @@ impl<I: Io> Log<I> {
         let at = self.active.bytes;
         let end = at + staging.bytes() as u64;
         // A disk that is full says so here, or at the write; either way nothing is kept.
-        let written =
-            self.preallocate(end).and_then(|()| write_slices(&self.active.file, staging, at));
-        if let Err(error) = written {
+        while let Err(error) =
+            self.preallocate(end).and_then(|()| write_slices(&self.active.file, staging, at))
+        {
             // Bytes behind the end would look like batches to recovery.
             self.active.file.set_len(at).map_err(WriteError::Io)?;
             self.active.allocated = at;
-            return Err(error.into());
+            // What is written now goes before what may be.
+            if !is_full(&error) || !self.drop_spare() {
+                return Err(error.into());
+            }
         }
         let active = &mut self.active;
         active.begun.get_or_insert(now);

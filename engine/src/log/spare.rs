@@ -23,7 +23,7 @@ pub(super) enum Spare<F> {
         file: F,
         allocated: u64,
     },
-    /// It could not be made. The roll will try, and say why not.
+    /// It could not be made, or was given back. The roll will try, and say why not.
     Refused,
 }
 
@@ -105,7 +105,12 @@ impl<I: Io> Log<I> {
     /// if there is one.
     pub(super) fn take_spare(&mut self, base: Offset) -> io::Result<Option<(I::File, u64)>> {
         if let Spare::Ready { .. } = &self.spare {
-            self.io.rename(&names::spare(&self.dir), &names::log(&self.dir, base))?;
+            let (spare, log) = (names::spare(&self.dir), names::log(&self.dir, base));
+            match self.io.rename(&spare, &log) {
+                // Somebody has tidied up.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => self.spare = Spare::None,
+                renamed => renamed?,
+            }
         }
         match std::mem::replace(&mut self.spare, Spare::None) {
             Spare::Ready { file, allocated } => Ok(Some((file, allocated))),
@@ -118,11 +123,13 @@ impl<I: Io> Log<I> {
         }
     }
 
-    /// Gives back the room of a spare, until the next segment wants one.
-    pub(crate) fn drop_spare(&mut self) {
-        if matches!(self.spare, Spare::Ready { .. }) {
+    /// Gives back the room of a spare, until the next segment wants one; whether there was one.
+    pub(crate) fn drop_spare(&mut self) -> bool {
+        let is_there = matches!(self.spare, Spare::Ready { .. });
+        if is_there {
             self.refuse_spare();
         }
+        is_there
     }
 
     fn refuse_spare(&mut self) {

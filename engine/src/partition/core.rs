@@ -95,7 +95,9 @@ pub(crate) struct Core<I: Io> {
     pub(crate) demand: Signal,
     /// Partitions that need files made on the side.
     preparing: RefCell<Vec<Partition<I>>>,
-    /// There are such.
+    /// The disk is full, and what was made for later takes room.
+    spares_unwanted: Cell<bool>,
+    /// There is one or the other.
     pub(crate) to_prepare: Signal,
     pub(crate) backlog: Backlog,
     /// There is enough for a checkpoint, or the journal needs room.
@@ -131,6 +133,7 @@ impl<I: Io> Core<I> {
             dirty: Signal::default(),
             demand: Signal::default(),
             preparing: RefCell::default(),
+            spares_unwanted: Cell::new(false),
             to_prepare: Signal::default(),
             backlog: Backlog::new(dirty_bytes_max),
             checkpoint: Signal::default(),
@@ -171,6 +174,17 @@ impl<I: Io> Core<I> {
     /// The partitions that need files made on the side.
     pub(crate) fn take_preparing(&self) -> Vec<Partition<I>> {
         self.preparing.take()
+    }
+
+    /// Has what all partitions hold for later given back: the disk is full.
+    pub(super) fn give_spares_back(&self) {
+        self.spares_unwanted.set(true);
+        self.to_prepare.set();
+    }
+
+    /// Whether that was asked since this was asked last.
+    pub(crate) fn take_spares_unwanted(&self) -> bool {
+        self.spares_unwanted.take()
     }
 
     /// Takes the group that has gathered; the next one, whose entry is `spare`, gathers from now on.

@@ -445,7 +445,7 @@ impl<I: Io> Inner<I> {
 
     /// Takes back what is staged: the disk had no room for it.
     fn roll_back(&self, state: &mut State<I>, reason: &str) {
-        state.log.drop_spare();
+        self.core.give_spares_back();
         state.marks.roll_back();
         state.producers.roll_back();
         state.failures += 1;

@@ -256,9 +256,9 @@ impl<I: Io> Partition<I> {
         self.0.state.borrow_mut().log.made(made);
     }
 
-    /// Removes what was made for the next segment.
-    pub(crate) fn drop_spare(&self) {
-        self.0.state.borrow_mut().log.drop_spare();
+    /// Removes what was made for the next segment; whether there was anything.
+    pub(crate) fn drop_spare(&self) -> bool {
+        self.0.state.borrow_mut().log.drop_spare()
     }
 
     /// Moves the log start up to `before`. Durable with the next checkpoint, which this asks for;

@@ -7,7 +7,6 @@ use crate::futures::{Either, either, join_all, yield_now};
 use crate::io::Io;
 use crate::journal::entry::Entry;
 use crate::log::is_full;
-use crate::partition::Partition;
 use crate::types::Offset;
 use std::io;
 use std::time::Duration;
@@ -47,7 +46,10 @@ impl<I: Io> Shard<I> {
     pub(crate) async fn checkpoint(&self) -> io::Result<bool> {
         let _checkpointing = self.0.checkpointing.lock().await;
         self.0.core.backlog.begin_checkpoint();
-        let done = self.sync_and_release().await;
+        let mut done = self.sync_and_release().await;
+        if done.as_ref().is_err_and(is_full) && self.drop_spares() {
+            done = self.sync_and_release().await;
+        }
         self.0.core.backlog.end_checkpoint(done.is_ok());
         done
     }
@@ -133,6 +135,9 @@ impl<I: Io> Shard<I> {
         let core = &self.0.core;
         while !self.0.stopped.get() {
             core.to_prepare.wait().await;
+            if core.take_spares_unwanted() {
+                self.drop_spares();
+            }
             for partition in core.take_preparing() {
                 let _preparing = self.0.preparing.lock().await;
                 if !self.0.stopped.get() {
@@ -140,6 +145,12 @@ impl<I: Io> Shard<I> {
                 }
             }
         }
+    }
+
+    /// Gives back what is held for the partitions' next segments; whether that was anything.
+    fn drop_spares(&self) -> bool {
+        // All of them: no short cut at the first.
+        self.partitions().iter().filter(|partition| partition.drop_spare()).count() > 0
     }
 
     pub(super) async fn retention_loop(&self) {
@@ -191,7 +202,7 @@ impl<I: Io> Shard<I> {
         core.checkpoint.set();
         {
             let _preparing = self.0.preparing.lock().await;
-            self.partitions().iter().for_each(Partition::drop_spare);
+            self.drop_spares();
         }
         let failed = self.partitions().iter().any(|p| p.failure().is_some());
         if core.failure().is_none() && !failed {

@@ -215,16 +215,22 @@ impl<I: Io> Shard<I> {
     /// # Errors
     /// Those of the disk; the partition serves no more all the same.
     pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
-        // A file that is being made must not come into the directory of the next of that name.
-        let _preparing = self.0.preparing.lock().await;
-        let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
-            return Ok(());
-        };
+        if let Some(partition) = self.partition(name) {
+            partition.mark_deleted();
+        }
         let io = self.io();
-        let dir = partition.mark_deleted();
-        // Renamed first: a crash in the middle of the removal must not leave half a partition.
-        let gone = dir.with_file_name(format!("{name}.{:016x}-delete", io.random()));
-        io.rename(&dir, &gone)?;
+        let gone = {
+            // A file that is being made must not come into the directory of the next of that name.
+            let _preparing = self.0.preparing.lock().await;
+            let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
+                return Ok(());
+            };
+            let dir = partition.mark_deleted();
+            // Renamed first: a crash in the middle of the removal must not leave half a partition.
+            let gone = dir.with_file_name(format!("{name}.{:016x}-delete", io.random()));
+            io.rename(&dir, &gone)?;
+            gone
+        };
         io.sync_dir(&self.0.settings.dir).await?;
         io.remove_dir(&gone)
     }

@@ -182,11 +182,12 @@ impl Io for Sim {
         let (io, path) = (self.clone(), path.to_owned());
         async move {
             Sleep::new(io.shared.clone(), io.boot, at).await;
-            match io.open(&path, OpenMode::Write) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                opened => return opened,
-            }
-            let file = io.open(&path, OpenMode::Create)?;
+            let file = match io.open(&path, OpenMode::Write) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    io.open(&path, OpenMode::Create)?
+                }
+                opened => opened?,
+            };
             if allocate > 0 {
                 super::File::preallocate(&file, 0, allocate)?;
             }

@@ -80,11 +80,10 @@ impl File {
     }
 
     fn make(path: &Path, allocate: u64) -> io::Result<Self> {
-        match Self::open(path, seam::OpenMode::Write) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            opened => return opened,
-        }
-        let file = Self::open(path, seam::OpenMode::Create)?;
+        // Never emptied: the core may have made it meanwhile, and have written to it.
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = Self::new(options.open(path)?);
         if allocate > 0 {
             seam::File::preallocate(&file, 0, allocate)?;
         }
