@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 /// Nobody waits for these bytes; they become durable within this time all the same.
-const COMMIT_DELAY: Duration = Duration::from_millis(5);
+const COMMIT_DELAY: Duration = Duration::from_millis(1);
 
 impl<I: Io> Shard<I> {
     pub(super) async fn commit_loop(&self) {

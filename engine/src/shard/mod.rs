@@ -3,7 +3,7 @@
 //! | task | wakes | does |
 //! |---|---|---|
 //! | drain | when a batch is staged, at the end of the turn | one write a partition |
-//! | commit | at once if somebody waits or there is much, else within 5 ms | one journal entry, one sync |
+//! | commit | at once if somebody waits or there is much, else within 1 ms | one journal entry, one sync |
 //! | prepare | when a segment is nearly full, or new | makes files, so that a roll waits for none |
 //! | checkpoint | when there is much to sync, or it is time | syncs files, frees the journal |
 //! | retention | every `log.retention.check.interval.ms` | deletes old segments |
