@@ -75,7 +75,7 @@ pub(crate) enum Answer<I: Io> {
     /// Appended; to be answered once the partitions have got as far as the client asks.
     Produce(produce::Pending<I>),
     /// To be read, and waited for, when its turn comes.
-    Fetch(fetch::Request<I>),
+    Fetch(Box<fetch::Request<I>>),
     /// A barrier: polled when its turn comes, nothing is handled before it is done.
     Later(Pin<Box<dyn Future<Output = Bytes>>>),
 }
@@ -270,13 +270,15 @@ impl<I: Io> Connection<I> {
                 let rest = chunk.get(at..).unwrap_or_default();
                 if let Some(frame) = cutter.whole(rest).map_err(Refusal::from)? {
                     at += PREFIX_BYTES + frame.len();
-                    self.handle(&chunk, frame, None, now).await?;
+                    self.admit(frame, None).await;
+                    self.handle(&chunk, frame, now)?;
                     continue;
                 }
                 chunk.advance(at);
                 at = 0;
                 let Some(frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? else { break };
-                self.handle(&frame, &frame, claim.take(), now).await?;
+                self.admit(&frame, claim.take()).await;
+                self.handle(&frame, &frame, now)?;
             }
             let held = cutter.buffered();
             if held > FREE_BYTES {
@@ -299,39 +301,29 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Handles the request in `frame`, a part of `chunk`, once it may hold what it will.
-    async fn handle(
-        self: &Rc<Self>,
-        chunk: &Bytes,
-        frame: &[u8],
-        claim: Option<Claim>,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        self.admit(frame, claim).await;
+    /// Handles the request in `frame`, a part of `chunk`.
+    fn handle(self: &Rc<Self>, chunk: &Bytes, frame: &[u8], now: Instant) -> Result<(), Refusal> {
         let handled = handlers::handle(self, chunk, frame, now);
         // A produce that wants no answer leaves its claim behind.
         self.claim.take();
         handled
     }
 
-    /// Waits until the request in `frame`, which has come under `claim`, may hold what it will, if
-    /// that is much.
-    async fn admit(self: &Rc<Self>, frame: &[u8], mut claim: Option<Claim>) {
-        let mut bytes = frame.len().saturating_mul(HELD_PER_BYTE);
-        let is = |api: ApiKey| frame.starts_with(&api.code().to_be_bytes());
-        if bytes > ADMITTED_BYTES && is(ApiKey::Produce) {
-            bytes = produce::will_hold(frame);
-        }
-        if is(ApiKey::CreateTopics) {
-            bytes = bytes.saturating_add(create_topics::will_hold(frame));
-        }
+    /// Waits until the request in `frame`, which has come under `claim`, may hold what it will.
+    async fn admit(self: &Rc<Self>, frame: &[u8], claim: Option<Claim>) {
+        let bytes = will_hold(frame);
         if bytes > ADMITTED_BYTES {
-            self.wait_for_memory(&mut claim, bytes, 0).await;
-            if let Some(claim) = &claim {
-                claim.hold(self.core.shard.io().now());
-            }
-            self.claim.set(claim);
+            self.admit_large(bytes, claim).await;
         }
+    }
+
+    /// Waits until a request that has come under `claim` may hold `bytes`.
+    async fn admit_large(self: &Rc<Self>, bytes: usize, mut claim: Option<Claim>) {
+        self.wait_for_memory(&mut claim, bytes, 0).await;
+        if let Some(claim) = &claim {
+            claim.hold(self.core.shard.io().now());
+        }
+        self.claim.set(claim);
     }
 
     /// Waits until the unfinished frame, of which so many bytes are `missing`, or the request, may
@@ -360,6 +352,19 @@ impl<I: Io> Connection<I> {
                 () = io.sleep(BUDGET_PATIENCE) => self.core.budget.close_slow(io.now()),
             }
         }
+    }
+}
+
+/// What the request in `frame` holds until it is answered, at most, if that is much.
+fn will_hold(frame: &[u8]) -> usize {
+    let bytes = frame.len().saturating_mul(HELD_PER_BYTE);
+    let is = |api: ApiKey| frame.starts_with(&api.code().to_be_bytes());
+    if bytes > ADMITTED_BYTES && is(ApiKey::Produce) {
+        produce::will_hold(frame)
+    } else if is(ApiKey::CreateTopics) {
+        bytes.saturating_add(create_topics::will_hold(frame))
+    } else {
+        bytes
     }
 }
 

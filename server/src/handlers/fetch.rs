@@ -101,7 +101,7 @@ pub(super) fn handle<I: Io>(
         topics: wanted,
         deadline: Cell::new(None),
     };
-    connection.push(ApiKey::Fetch, asked.arrived, asked.bytes, Answer::Fetch(request));
+    connection.push(ApiKey::Fetch, asked.arrived, asked.bytes, Answer::Fetch(Box::new(request)));
     Ok(())
 }
 

@@ -131,21 +131,36 @@ pub(crate) struct Pending<I: Io> {
     acks: Acks,
     /// When the client has waited long enough.
     deadline: Instant,
-    topics: SmallVec<[TopicResult<I>; 1]>,
-}
-
-struct TopicResult<I: Io> {
-    name: Name<I>,
-    partitions: SmallVec<[PartitionResult<I>; 1]>,
+    /// In the order of the request: those of a topic stand together.
+    results: SmallVec<[PartitionResult<I>; 1]>,
 }
 
 /// A topic's name, kept until the answer.
 enum Name<I: Io> {
     Known(Rc<Topic<I>>),
-    Unknown(Box<str>),
+    Unknown(Rc<str>),
+}
+
+impl<I: Io> Clone for Name<I> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Known(topic) => Self::Known(Rc::clone(topic)),
+            Self::Unknown(name) => Self::Unknown(Rc::clone(name)),
+        }
+    }
+}
+
+impl<I: Io> Name<I> {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Known(topic) => &topic.name,
+            Self::Unknown(name) => name,
+        }
+    }
 }
 
 struct PartitionResult<I: Io> {
+    topic: Name<I>,
     index: i32,
     outcome: Outcome<I>,
 }
@@ -189,14 +204,14 @@ pub(super) fn handle<I: Io>(
         correlation_id: asked.correlation_id,
         acks: acks.unwrap_or(Acks::All),
         deadline: asked.arrived.plus(crate::num::millis(request.head.timeout_ms)),
-        topics: SmallVec::new(),
+        results: SmallVec::new(),
     };
     for topic in request.topics {
         let known = connection.core().routes.topic(topic.name);
         if let Some(known) = &known {
             connection.last_produce.learn(frame, &request, asked.version, known);
         }
-        pending.topics.push(append_topic(known, topic, acks, asked.version));
+        append_topic(known, &topic, acks, asked.version, &mut pending.results);
     }
     push(connection, pending, asked.arrived, asked.bytes)
 }
@@ -234,14 +249,12 @@ pub(super) fn repeat<I: Io>(
     connection.last_produce.misses.set(0);
     let Repeated { version, index, acks, .. } = *last;
     let outcome = append(&topic, index, chunk.slice_ref(records), version);
-    let name = Name::Known(topic);
-    let partitions = smallvec![PartitionResult { index, outcome }];
     let pending = Pending {
         version,
         correlation_id,
         acks,
         deadline: arrived.plus(crate::num::millis(last.timeout_ms)),
-        topics: smallvec![TopicResult { name, partitions }],
+        results: smallvec![PartitionResult { topic: Name::Known(topic), index, outcome }],
     };
     push(connection, pending, arrived, frame.len())?;
     Ok(true)
@@ -272,11 +285,15 @@ fn push<I: Io>(
 
 fn append_topic<I: Io>(
     known: Option<Rc<Topic<I>>>,
-    view: TopicView<'_>,
+    view: &TopicView<'_>,
     acks: Option<Acks>,
     version: i16,
-) -> TopicResult<I> {
-    let mut partitions = SmallVec::new();
+    results: &mut SmallVec<[PartitionResult<I>; 1]>,
+) {
+    let name = match &known {
+        Some(topic) => Name::Known(Rc::clone(topic)),
+        None => Name::Unknown(view.name.into()),
+    };
     for partition in view.partitions {
         let outcome = match (&known, acks) {
             (_, None) => Outcome::failed(ErrorCode::InvalidRequiredAcks),
@@ -286,13 +303,8 @@ fn append_topic<I: Io>(
                 append(topic, partition.index, records, version)
             }
         };
-        partitions.push(PartitionResult { index: partition.index, outcome });
+        results.push(PartitionResult { topic: name.clone(), index: partition.index, outcome });
     }
-    let name = match known {
-        Some(topic) => Name::Known(topic),
-        None => Name::Unknown(view.name.into()),
-    };
-    TopicResult { name, partitions }
 }
 
 fn append<I: Io>(topic: &Topic<I>, index: i32, records: Bytes, version: i16) -> Outcome<I> {
@@ -322,16 +334,8 @@ fn append<I: Io>(topic: &Topic<I>, index: i32, records: Bytes, version: i16) -> 
 }
 
 impl<I: Io> Pending<I> {
-    fn results(&self) -> impl Iterator<Item = &PartitionResult<I>> {
-        self.topics.iter().flat_map(|topic| &topic.partitions)
-    }
-
-    fn results_mut(&mut self) -> impl Iterator<Item = &mut PartitionResult<I>> {
-        self.topics.iter_mut().flat_map(|topic| &mut topic.partitions)
-    }
-
     fn failures(&self) -> impl Iterator<Item = ErrorCode> {
-        self.results().filter_map(|result| match &result.outcome {
+        self.results.iter().filter_map(|result| match &result.outcome {
             Outcome::Failed(code, _) => Some(*code),
             Outcome::Appended { .. } => None,
         })
@@ -342,7 +346,7 @@ impl<I: Io> Pending<I> {
     pub(crate) fn is_done(&mut self, now: impl FnOnce() -> Instant) -> bool {
         let mark = self.acks.mark();
         let mut waiting = false;
-        for result in self.results_mut() {
+        for result in &mut self.results {
             if let Outcome::Appended { partition, span, reached } = &mut result.outcome
                 && !*reached
             {
@@ -358,7 +362,7 @@ impl<I: Io> Pending<I> {
             }
         }
         if waiting && self.acks == Acks::All && now() >= self.deadline {
-            for result in self.results_mut() {
+            for result in &mut self.results {
                 if let Outcome::Appended { reached: false, .. } = result.outcome {
                     result.outcome = Outcome::failed(ErrorCode::RequestTimedOut);
                 }
@@ -370,23 +374,23 @@ impl<I: Io> Pending<I> {
 
     /// What it holds until it is answered, beside itself.
     pub(crate) fn held_bytes(&self) -> usize {
-        let topics = self.topics.iter().map(|topic| match &topic.name {
-            Name::Known(_) => size_of::<TopicResult<I>>(),
-            Name::Unknown(name) => size_of::<TopicResult<I>>() + name.len(),
+        let held = self.results.iter().map(|result| {
+            let name = match &result.topic {
+                Name::Known(_) => 0,
+                Name::Unknown(name) => name.len(),
+            };
+            let reason = match &result.outcome {
+                Outcome::Failed(_, Some(reason)) => reason.len(),
+                Outcome::Appended { .. } | Outcome::Failed(..) => 0,
+            };
+            size_of::<PartitionResult<I>>() + name + reason
         });
-        let partitions: usize = self.topics.iter().map(|topic| topic.partitions.len()).sum();
-        let reasons = self.results().map(|result| match &result.outcome {
-            Outcome::Failed(_, Some(reason)) => reason.len(),
-            Outcome::Appended { .. } | Outcome::Failed(..) => 0,
-        });
-        topics.sum::<usize>()
-            + partitions * size_of::<PartitionResult<I>>()
-            + reasons.sum::<usize>()
+        held.sum()
     }
 
     /// What to wait for before asking again.
     pub(crate) fn next_wait(&self) -> Option<Wait<I>> {
-        self.results().find_map(|result| match &result.outcome {
+        self.results.iter().find_map(|result| match &result.outcome {
             Outcome::Appended { partition, span, reached: false } => Some(Wait {
                 partition: partition.clone(),
                 mark: self.acks.mark(),
@@ -401,10 +405,9 @@ impl<I: Io> Pending<I> {
     fn encode_repeated(&self, last: &LastProduce<I>, out: &mut BytesMut) -> Option<()> {
         let last = last.last.borrow();
         let last = last.as_ref()?;
-        let [TopicResult { name: Name::Known(topic), partitions }] = &*self.topics else {
+        let [PartitionResult { topic: Name::Known(topic), index, outcome }] = &*self.results else {
             return None;
         };
-        let [PartitionResult { index, outcome }] = &**partitions else { return None };
         let same = last.version == self.version
             && last.index == *index
             && last.topic.as_ptr() == Rc::as_ptr(topic);
@@ -430,15 +433,17 @@ impl<I: Io> Pending<I> {
             return Ok(());
         }
         let Self { version, correlation_id, .. } = *self;
-        let mut response = ResponseEncoder::begin(out, version, correlation_id, self.topics.len());
+        let same_topic = |a: &PartitionResult<I>, b: &PartitionResult<I>| {
+            std::ptr::eq(a.topic.as_str(), b.topic.as_str())
+        };
+        let topics = self.results.chunk_by(same_topic);
+        let mut response =
+            ResponseEncoder::begin(out, version, correlation_id, topics.clone().count());
         let mut endpoints = Vec::new();
-        for topic in &self.topics {
-            let name = match &topic.name {
-                Name::Known(topic) => &*topic.name,
-                Name::Unknown(name) => &**name,
-            };
-            response.topic(name, topic.partitions.len());
-            for PartitionResult { index, outcome } in &topic.partitions {
+        for partitions in topics {
+            let Some(name) = partitions.first().map(|first| first.topic.as_str()) else { continue };
+            response.topic(name, partitions.len());
+            for PartitionResult { index, outcome, .. } in partitions {
                 let index = *index;
                 response.partition(&match outcome {
                     Outcome::Appended { partition, span, .. } => PartitionResponse {
