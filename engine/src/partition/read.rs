@@ -2,6 +2,7 @@
 
 use super::{Mark, Partition, ReadError, State};
 use crate::batch::{Batch, RecordFault};
+use crate::futures::yield_now;
 use crate::io::{File, Io};
 use crate::log::scan::{Found as FoundBatch, Heads, ScanError};
 use crate::num;
@@ -32,6 +33,7 @@ pub struct Slice<I: Io> {
     file: I::File,
     position: u64,
     len: usize,
+    is_followed: bool,
 }
 
 impl<I: Io> Slice<I> {
@@ -45,6 +47,12 @@ impl<I: Io> Slice<I> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether it lies in an older segment: more follows that no slice from here on will have.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.is_followed
     }
 
     /// The segment file.
@@ -117,11 +125,12 @@ impl<I: Io> Partition<I> {
     pub async fn slice(&self, from: Offset, max_bytes: usize) -> Result<Slice<I>, ReadError> {
         let mut at = from;
         loop {
-            let seek = {
+            let (seek, last) = {
                 let state = self.0.state.borrow();
                 state.check_readable(from)?;
-                match state.log.seek(at, state.marks.high()) {
-                    Some(seek) => seek,
+                let high = state.marks.high();
+                match state.log.seek(at, high) {
+                    Some(seek) => (seek, high.segment),
                     None => return Ok(state.nothing()),
                 }
             };
@@ -132,7 +141,13 @@ impl<I: Io> Partition<I> {
                     let metrics = &self.0.core.metrics;
                     metrics.reads.add(1);
                     metrics.read_bytes.add(len as u64);
-                    return Ok(Slice { file: seek.file, position: found.position, len });
+                    let is_followed = seek.base < last;
+                    return Ok(Slice {
+                        file: seek.file,
+                        position: found.position,
+                        len,
+                        is_followed,
+                    });
                 }
                 // The segment ends before `at`: a gap up to the next one.
                 None => {
@@ -155,7 +170,8 @@ impl<I: Io> Partition<I> {
             let seen = self.marks().high_watermark;
             let slice = self.slice(from, want.max_bytes).await?;
             let io = &self.0.core.io;
-            if slice.len() >= want.min_bytes.min(want.max_bytes) || io.now() >= want.until {
+            let is_enough = slice.len() >= want.min_bytes.min(want.max_bytes);
+            if is_enough || slice.is_followed() || io.now() >= want.until {
                 return Ok(slice);
             }
             let more = self.reach_offset(Mark::High, seen.max(from).plus(1));
@@ -211,6 +227,9 @@ impl<I: Io> Partition<I> {
                     if let Some(found) = self.find_in(&seek.file, &batch, wanted).await? {
                         return Ok(Some(found));
                     }
+                    // What a head says of its records is the producer's word: any number of them
+                    // may be inflated in vain, and others have their turn in between.
+                    yield_now().await;
                 }
             }
             let next = self.0.state.borrow().log.next_base(seek.base);
@@ -231,6 +250,7 @@ impl<I: Io> Partition<I> {
             file: file.clone(),
             position: batch.position,
             len: num::index(batch.bytes),
+            is_followed: false,
         };
         let start = self.marks().log_start;
         for batch in whole.batches().await? {
@@ -291,6 +311,6 @@ impl<I: Io> State<I> {
     }
 
     fn nothing(&self) -> Slice<I> {
-        Slice { file: self.log.active_file().clone(), position: 0, len: 0 }
+        Slice { file: self.log.active_file().clone(), position: 0, len: 0, is_followed: false }
     }
 }

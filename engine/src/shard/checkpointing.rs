@@ -80,7 +80,15 @@ impl<I: Io> Shard<I> {
         Ok(true)
     }
 
-    async fn write_checkpoints(&self) -> io::Result<()> {
+    pub(super) async fn write_checkpoints(&self) -> io::Result<()> {
+        // Those that are deleted from here on may be in the files.
+        let gone = self.0.stale.borrow().clone();
+        self.write_points().await?;
+        self.0.stale.borrow_mut().retain(|name| !gone.contains(name));
+        Ok(())
+    }
+
+    async fn write_points(&self) -> io::Result<()> {
         let (io, dir) = (self.io(), &self.0.settings.dir);
         // The log starts first: a recovery point below a log start is harmless.
         match self.write_starts().await {

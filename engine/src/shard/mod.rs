@@ -22,8 +22,8 @@ pub use open::{PartitionRecovery, RecoveryReport};
 
 use crate::config::LogConfig;
 use crate::futures::{Latch, Signal};
-use crate::io::Io;
 use crate::io::uring::Uring;
+use crate::io::{Entry as Listed, File, Io, OpenMode};
 use crate::journal::entry::{Entry, Item};
 use crate::journal::{Journal, Place};
 use crate::log::{Log, TruncateError, names};
@@ -32,7 +32,7 @@ use crate::partition::core::Core;
 use crate::partition::{self, Mark, Opened, Partition};
 use crate::producer::Producers;
 use crate::types::{Instant, LeaderEpoch, Offset, ShardId, TopicId, TopicPartition};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
@@ -93,6 +93,8 @@ struct Inner<I: Io> {
     preparing: tokio::sync::Mutex<()>,
     /// One checkpoint at a time.
     checkpointing: tokio::sync::Mutex<()>,
+    /// Partitions that were deleted since the checkpoint files were written, which may name them.
+    stale: RefCell<FxHashSet<TopicPartition>>,
     /// The place of the entry that speaks of a cut, until the files were cut.
     cutting: Cell<Option<Place>>,
     stopping: Latch,
@@ -161,6 +163,15 @@ impl<I: Io> Shard<I> {
             return Err(CreateError::Exists(name.clone()));
         }
         let failed = |source| CreateError::Io { partition: name.clone(), source };
+        // Recovery goes by names: what was said of the one before is not true of this one.
+        let is_stale = || self.0.stale.borrow().contains(name);
+        if is_stale() {
+            let _checkpointing = self.0.checkpointing.lock().await;
+            if is_stale() {
+                self.write_checkpoints().await.map_err(failed)?;
+            }
+        }
+        self.refuse_records(name).map_err(failed)?;
         let log = match self.create_log(name, topic_id, &config).await {
             Ok(log) => log,
             Err(error) => {
@@ -192,6 +203,27 @@ impl<I: Io> Shard<I> {
         Ok(partition)
     }
 
+    /// Records that no partition owns, as their metadata was damaged, are not to be written over.
+    fn refuse_records(&self, name: &TopicPartition) -> io::Result<()> {
+        let dir = self.0.settings.dir.join(name.to_string());
+        let entries = match self.io().list(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        let is_log = |entry: &&Listed| names::offset_of(&entry.name, "log").is_some();
+        for entry in entries.iter().filter(is_log) {
+            if self.io().open(&dir.join(&entry.name), OpenMode::Read)?.len()? > 0 {
+                let what = format!(
+                    "{} holds records and no {} that can be read: restore that, or move them away",
+                    dir.display(),
+                    names::METADATA
+                );
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+            }
+        }
+        Ok(())
+    }
+
     async fn create_log(
         &self,
         name: &TopicPartition,
@@ -215,6 +247,22 @@ impl<I: Io> Shard<I> {
     /// # Errors
     /// Those of the disk; the partition serves no more all the same.
     pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
+        match self.put_away(name, "delete").await? {
+            Some(gone) => self.io().remove_dir(&gone),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Shard::delete`], but the files stay, in a directory that says so, which is returned: for
+    /// partitions that nobody asked to delete.
+    ///
+    /// # Errors
+    /// Those of the disk; the partition serves no more all the same.
+    pub async fn set_aside(&self, name: &TopicPartition) -> io::Result<Option<PathBuf>> {
+        self.put_away(name, "stray").await
+    }
+
+    async fn put_away(&self, name: &TopicPartition, why: &str) -> io::Result<Option<PathBuf>> {
         if let Some(partition) = self.partition(name) {
             partition.mark_deleted();
         }
@@ -223,16 +271,17 @@ impl<I: Io> Shard<I> {
             // A file that is being made must not come into the directory of the next of that name.
             let _preparing = self.0.preparing.lock().await;
             let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
-                return Ok(());
+                return Ok(None);
             };
+            self.0.stale.borrow_mut().insert(name.clone());
             let dir = partition.mark_deleted();
             // Renamed first: a crash in the middle of the removal must not leave half a partition.
-            let gone = dir.with_file_name(format!("{name}.{:016x}-delete", io.random()));
+            let gone = dir.with_file_name(format!("{name}.{:016x}-{why}", io.random()));
             io.rename(&dir, &gone)?;
             gone
         };
         io.sync_dir(&self.0.settings.dir).await?;
-        io.remove_dir(&gone)
+        Ok(Some(gone))
     }
 
     /// Waits for the first of several partitions to come far enough, or to fail; its place in

@@ -158,6 +158,7 @@ impl<I: Io> Shard<I> {
             committing: tokio::sync::Mutex::new(()),
             preparing: tokio::sync::Mutex::new(()),
             checkpointing: tokio::sync::Mutex::new(()),
+            stale: RefCell::default(),
             cutting: Cell::new(None),
             stopping: Latch::default(),
             stopped: Cell::new(false),

@@ -103,9 +103,18 @@ impl<I: Io> Core<I> {
                 partition.lead(epoch);
                 return Place::Here(partition);
             }
-            // Left over from a topic of the same name, whose deletion is durable in the log.
-            tracing::warn!(partition = %name, id = %partition.topic_id(), "deleting a leftover");
-            self.delete(&partition).await;
+            // Left over from a topic of the same name that was deleted; or its metadata is damaged,
+            // and these are the records.
+            match self.shard.set_aside(&name).await {
+                Ok(aside) => tracing::error!(
+                    partition = %name, id = %partition.topic_id(), expected = %topic.id, ?aside,
+                    "of another topic of that name: set aside"
+                ),
+                Err(error) => {
+                    tracing::error!(partition = %name, %error, "could not be set aside");
+                    return Place::Offline;
+                }
+            }
         }
         match self.shard.create(&name, topic.id, epoch, config).await {
             Ok(partition) => Place::Here(partition),

@@ -64,6 +64,8 @@ pub(crate) struct Found<I: Io> {
     bytes: usize,
     /// Whether a partition has an error, which the client must hear of at once.
     failed: bool,
+    /// Whether a partition's part lies in an older segment: it will not grow.
+    is_followed: bool,
 }
 
 struct Part<I: Io> {
@@ -135,13 +137,17 @@ impl<I: Io> WantedTopic<I> {
 impl<I: Io> Found<I> {
     /// Whether the client should have this now.
     pub(crate) fn is_enough(&self, request: &Request<I>) -> bool {
-        self.failed || self.bytes >= request.min_bytes || request.topics.is_empty()
+        self.failed
+            || self.is_followed
+            || self.bytes >= request.min_bytes
+            || request.topics.is_empty()
     }
 }
 
 /// Reads what there is for `request`; waits only for pages that are not resident.
 pub(crate) async fn collect<I: Io>(core: &Core<I>, request: &Request<I>) -> Found<I> {
-    let mut found = Found { parts: SmallVec::new(), bytes: 0, failed: request.in_session };
+    let failed = request.in_session;
+    let mut found = Found { parts: SmallVec::new(), bytes: 0, failed, is_followed: false };
     if request.in_session {
         return found;
     }
@@ -168,6 +174,7 @@ pub(crate) async fn collect<I: Io>(core: &Core<I>, request: &Request<I>) -> Foun
                 }
             };
             found.bytes += part.len;
+            found.is_followed |= part.slice.as_ref().is_some_and(Slice::is_followed);
             found.parts.push(part);
         }
     }

@@ -157,3 +157,21 @@ fn offsets_are_found_by_time() {
         assert_eq!(answer.error, ErrorCode::UnsupportedVersion, "{at} in version {version}");
     }
 }
+
+/// What lies in an older segment will not grow, however long the client would wait for more.
+#[test]
+fn a_long_poll_does_not_wait_at_the_end_of_an_older_segment() {
+    let mut c = client();
+    assert_eq!(c.create_with("older", 1, &[("segment.bytes", "1048576")]).error, ErrorCode::None);
+    let large = "x".repeat(600_000);
+    for _ in 0..3 {
+        assert_eq!(c.produce("older", 0, batch(&[&large])).error, ErrorCode::None);
+    }
+    let partition = FetchPartition { max_bytes: 8 << 20, ..FetchPartition::default() };
+    let mut request = fetch_request("older", partition);
+    // Longer than a client of these tests waits for an answer.
+    (request.min_bytes, request.max_wait_ms, request.max_bytes) = (1 << 20, 60_000, 8 << 20);
+    let found = c.call(12, &request);
+    let records = found.topics[0].partitions[0].records.as_ref().unwrap();
+    assert_eq!(values(records).len(), 1);
+}
