@@ -43,19 +43,6 @@ pub(crate) async fn either<A: Future, B: Future>(a: A, b: B) -> Either<A::Output
     .await
 }
 
-/// Lets every other ready task run once.
-pub(crate) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 /// A flag that one task waits for. Setting it twice before it is seen counts once.
 #[derive(Default)]
 pub(crate) struct Signal {

@@ -55,7 +55,7 @@ mod tests {
             async move {
                 let steps = async {
                     told.borrow_mut().push((name, "begins"));
-                    crate::futures::yield_now().await;
+                    tokio::task::yield_now().await;
                     told.borrow_mut().push((name, "ends"));
                     Ok(())
                 };

@@ -183,7 +183,7 @@ impl<F: File> Unindexed<F> {
             super::note(&mut index, &found);
             if found.position + found.bytes > loaded {
                 self.file.load(found.position + found.bytes, LOAD_BYTES).await?;
-                crate::futures::yield_now().await;
+                tokio::task::yield_now().await;
                 loaded = found.position + found.bytes + LOAD_BYTES as u64;
             }
         }

@@ -2,13 +2,13 @@
 
 use super::{Mark, Partition, ReadError, State};
 use crate::batch::{Batch, RecordFault};
-use crate::futures::yield_now;
 use crate::io::{File, Io};
 use crate::log::scan::{Found as FoundBatch, Heads, ScanError};
 use crate::num;
 use crate::types::{Instant, LeaderEpoch, Offset, Timestamp};
 use bytes::Bytes;
 use std::io;
+use tokio::task::yield_now;
 
 /// A compressed batch is inflated to at most this to look for a timestamp in it; of a larger one
 /// the head has to do.
@@ -161,7 +161,8 @@ impl<I: Io> Partition<I> {
         }
     }
 
-    /// As [`Partition::slice`], but waits for `want.min_bytes`, or until `want.until`.
+    /// As [`Partition::slice`], but waits for `want.min_bytes`, or until `want.until`; not in an
+    /// older segment, where no slice grows any more ([`Slice::is_followed`]).
     ///
     /// # Errors
     /// [`ReadError`].

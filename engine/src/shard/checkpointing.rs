@@ -3,13 +3,14 @@
 
 use super::Shard;
 use crate::checkpoint::{self, Checkpoint};
-use crate::futures::{Either, either, join_all, yield_now};
+use crate::futures::{Either, either, join_all};
 use crate::io::Io;
 use crate::journal::entry::Entry;
 use crate::log::is_full;
 use crate::types::Offset;
 use std::io;
 use std::time::Duration;
+use tokio::task::yield_now;
 
 /// A checkpoint syncs this many partitions at a time.
 const SYNCS_AT_ONCE: usize = 8;

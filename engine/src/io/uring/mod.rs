@@ -7,7 +7,7 @@
 //!
 //! Needs Linux 6.0; uses what 6.1 (deferred work) and 6.17 (limited receives) have more.
 
-#![allow(unsafe_code)] // the one place in the project: each block proves its one operation
+#![allow(unsafe_code)] // the one place in the engine: each block proves its one operation
 
 mod aside;
 mod buffers;

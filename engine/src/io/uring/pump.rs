@@ -59,7 +59,8 @@ fn poll_work(
     }
 }
 
-/// Lets all other ready tasks of the core go first.
+/// Lets all other ready tasks of the core go first. Tokio's own also looks at its timers and
+/// descriptors, a system call that each turn of a busy ring would pay.
 pub(super) async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
