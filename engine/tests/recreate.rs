@@ -7,7 +7,8 @@ use kariz_engine::batch::Batch;
 use kariz_engine::io::Io;
 use kariz_engine::io::sim::{End, Faults, Outcome, Sim, World};
 use kariz_engine::{
-    LeaderEpoch, LogConfig, Mark, Offset, Partition, Shard, TopicId, TopicPartition, sim,
+    Config, CreateError, Engine, LeaderEpoch, LogConfig, Mark, Offset, Partition, Shard, ShardId,
+    Timestamp, TopicId, TopicPartition, sim,
 };
 use std::cell::Cell;
 use std::path::Path;
@@ -27,11 +28,15 @@ async fn open(io: &Sim) -> (Shard<Sim>, Vec<kariz_engine::PartitionRecovery>) {
     (shard, report.partitions)
 }
 
-async fn create(shard: &Shard<Sim>, id: u8) -> Partition<Sim> {
+async fn try_create(shard: &Shard<Sim>, id: u8) -> Result<Partition<Sim>, CreateError> {
     let mut config = LogConfig::default();
     config.segment_bytes = 1000;
     config.retention_ms = -1;
-    shard.create(&name(), TopicId([id; 16]), LeaderEpoch(0), config).await.unwrap()
+    shard.create(&name(), TopicId([id; 16]), LeaderEpoch(0), config).await
+}
+
+async fn create(shard: &Shard<Sim>, id: u8) -> Partition<Sim> {
+    try_create(shard, id).await.unwrap()
 }
 
 async fn append(io: &Sim, partition: &Partition<Sim>) {
@@ -94,11 +99,17 @@ fn what_was_noted_of_a_deleted_partition_is_not_believed_of_the_next_of_its_name
             } else {
                 world.kill()
             }
-            let Some(promised) = promised else { continue };
             world
                 .boot(move |io| async move {
                     let (shard, report) = open(&io).await;
                     let at = format!("seed {seed}, {end:?} at {point}");
+                    let Some(promised) = promised else {
+                        // Deleted, and not lost: whoever wants another gets one.
+                        if report.is_empty() {
+                            create(&shard, 3).await;
+                        }
+                        return;
+                    };
                     assert_eq!(report[0].fenced, None, "{at}");
                     assert_eq!(report[0].topic_id, TopicId([2; 16]), "{at}");
                     let marks = shard.partition(&name()).unwrap().marks();
@@ -150,4 +161,211 @@ fn records_whose_metadata_is_damaged_are_not_written_over() {
         })
         .done();
     assert_eq!(world.disk().read(LOG).unwrap(), before);
+}
+
+/// Thirty records, of which ten are trimmed, and perhaps noted in the checkpoints; then the
+/// directory goes, for which nobody has asked.
+fn lose(is_noted: bool) -> World {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(move |io| async move {
+            let (shard, _) = open(&io).await;
+            let partition = create(&shard, 1).await;
+            for _ in 0..30 {
+                append(&io, &partition).await;
+            }
+            if is_noted {
+                partition.trim(Offset(10)).unwrap();
+                io.sleep(CHECKPOINTED).await;
+            }
+        })
+        .done();
+    world.crash();
+    let away = |io: Sim| async move {
+        io.rename(Path::new("/data/t-0"), Path::new("/data/away")).unwrap();
+        io.sync_dir(Path::new("/data")).await.unwrap();
+    };
+    world.boot(away).done();
+    world
+}
+
+/// Asks for the partition, with records up to offset 30, as the cluster does at each start.
+async fn is_refused(shard: &Shard<Sim>) {
+    match try_create(shard, 1).await.map(drop).unwrap_err() {
+        CreateError::Lost { partition, end } => {
+            assert_eq!((partition, end), (name(), Offset(30)));
+        }
+        error => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_partition_whose_directory_is_gone_is_not_made_anew() {
+    for is_noted in [true, false] {
+        let mut world = lose(is_noted);
+        for is_clean in [false, true, true] {
+            world
+                .boot(move |io| async move {
+                    let (shard, report) = open(&io).await;
+                    assert!(report.is_empty());
+                    is_refused(&shard).await;
+                    // Past the next checkpoint.
+                    let other = TopicPartition::new("other", 0);
+                    let (id, epoch) = (
+                        TopicId(io.random().to_be_bytes().repeat(2).try_into().unwrap()),
+                        LeaderEpoch(0),
+                    );
+                    let other =
+                        shard.create(&other, id, epoch, LogConfig::default()).await.unwrap();
+                    append(&io, &other).await;
+                    io.sleep(CHECKPOINTED).await;
+                    is_refused(&shard).await;
+                    shard.delete(other.name()).await.unwrap();
+                    if is_clean {
+                        sim::close(&shard).await.unwrap();
+                    }
+                })
+                .done();
+            if !is_clean {
+                world.crash();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_comes_back_is_what_it_was() {
+    let mut world = lose(true);
+    world
+        .boot(|io| async move {
+            let (shard, _) = open(&io).await;
+            is_refused(&shard).await;
+            io.rename(Path::new("/data/away"), Path::new("/data/t-0")).unwrap();
+            io.sync_dir(Path::new("/data")).await.unwrap();
+        })
+        .done();
+    world.crash();
+    world
+        .boot(|io| async move {
+            let (shard, report) = open(&io).await;
+            assert_eq!((report[0].log_start, report[0].log_end), (Offset(10), Offset(30)));
+            append(&io, &shard.partition(&name()).unwrap()).await;
+        })
+        .done();
+}
+
+#[test]
+fn a_lost_partition_that_is_deleted_can_be_made_again() {
+    for is_noted in [true, false] {
+        let mut world = lose(is_noted);
+        world
+            .boot(|io| async move {
+                let (shard, _) = open(&io).await;
+                is_refused(&shard).await;
+                shard.delete(&name()).await.unwrap();
+                append(&io, &create(&shard, 2).await).await;
+            })
+            .done();
+        world.crash();
+        world
+            .boot(|io| async move {
+                let (shard, report) = open(&io).await;
+                assert_eq!((report[0].log_end, report[0].fenced.as_ref()), (Offset(1), None));
+                drop(shard);
+            })
+            .done();
+    }
+}
+
+/// What is known of deletions does not grow without end, and does not stay on the disk.
+#[test]
+fn deletions_are_forgotten_with_the_next_checkpoint() {
+    const POINTS: &str = "/data/recovery-point-offset-checkpoint";
+    let traces = |io: &Sim| {
+        let entries = io.disk().list("/data").unwrap();
+        entries.iter().filter(|entry| entry.name.ends_with("-delete")).count()
+    };
+    World::new(1, Faults::none())
+        .boot(move |io| async move {
+            let (shard, _) = open(&io).await;
+            append(&io, &create(&shard, 1).await).await;
+            io.sleep(CHECKPOINTED).await;
+            let noted = || String::from_utf8(io.disk().read(POINTS).unwrap()).unwrap();
+            assert!(noted().contains("t 0 1"));
+            shard.delete(&name()).await.unwrap();
+            assert_eq!(traces(&io), 1);
+            io.sleep(CHECKPOINTED).await;
+            assert!(!noted().contains("t 0"), "{}", noted());
+            assert_eq!(traces(&io), 0);
+            // Many of them make it due at once.
+            let began = io.now();
+            let mut most = 0;
+            for i in 0..1100 {
+                let name = TopicPartition::new(format!("n{i}"), 0);
+                let (id, epoch) = (TopicId([9; 16]), LeaderEpoch(0));
+                shard.create(&name, id, epoch, LogConfig::default()).await.unwrap();
+                shard.delete(&name).await.unwrap();
+                most = most.max(traces(&io));
+            }
+            io.sleep(Duration::from_secs(1)).await;
+            assert!(io.now() - began < CHECKPOINTED / 2, "too slow to tell");
+            assert!((1000..1100).contains(&most) && traces(&io) < 500, "{most} {}", traces(&io));
+        })
+        .done();
+}
+
+#[test]
+fn of_two_that_make_it_at_a_time_one_does() {
+    World::new(1, Faults::none())
+        .boot(|io| async move {
+            let (shard, _) = open(&io).await;
+            let made = Rc::new(Cell::new(0));
+            for id in [1, 2] {
+                let (shard, made) = (shard.clone(), Rc::clone(&made));
+                io.spawn(async move {
+                    match try_create(&shard, id).await {
+                        Ok(_) => made.set(made.get() + 1),
+                        Err(CreateError::Exists(_)) => made.set(made.get() + 10),
+                        Err(error) => panic!("{error}"),
+                    }
+                });
+            }
+            io.sleep(Duration::from_secs(1)).await;
+            assert_eq!(made.get(), 11);
+            append(&io, &shard.partition(&name()).unwrap()).await;
+        })
+        .done();
+}
+
+/// Its directory's name has no room for what a deletion puts behind it.
+#[test]
+fn the_longest_name_can_be_deleted() {
+    for topic in ["x".repeat(249), "\u{00fc}".repeat(124)] {
+        let dir =
+            std::env::temp_dir().join(format!("kariz-long-{}-{}", std::process::id(), topic.len()));
+        let engine = Engine::open(&dir, Config { journal_bytes: 8 << 20, ..Config::default() });
+        let engine = engine.unwrap();
+        let handle = engine.handle();
+        let made = handle.on(ShardId(0), move |shard| async move {
+            let names = [TopicPartition::new(topic.as_str(), 0), TopicPartition::new(topic, 12)];
+            for name in &names {
+                let (id, epoch) = (TopicId([9; 16]), LeaderEpoch(0));
+                let config = LogConfig::default();
+                let partition = shard.create(name, id, epoch, config).await.unwrap();
+                let batch = Batch::build().record(None, Some(&[7; 100]), &[], Timestamp(1)).done();
+                let span = partition.append(&batch.unwrap()).unwrap();
+                partition.reach(Mark::Durable, &span).await.unwrap();
+            }
+            for name in &names {
+                shard.delete(name).await.unwrap();
+            }
+            for name in &names {
+                let (id, epoch) = (TopicId([10; 16]), LeaderEpoch(0));
+                shard.create(name, id, epoch, LogConfig::default()).await.unwrap();
+            }
+        });
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(made).unwrap();
+        engine.shutdown(Duration::from_secs(1)).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -9,8 +9,8 @@
 use super::Config;
 use crate::io::uring::Uring;
 use crate::partition::core::OnEvent;
-use crate::shard::{Shard, adopt};
-use crate::types::ShardId;
+use crate::shard::{CLEAN_SHUTDOWN, Shard, adopt};
+use crate::types::{ShardId, TopicPartition};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -41,6 +41,14 @@ pub enum OpenError {
         found: String,
         /// What was asked for.
         wanted: String,
+    },
+    /// The first core's directory is gone, and with it what the cluster is.
+    #[error("{missing} is not there, but {other} has been used: put it back")]
+    Missing {
+        /// The first core's directory.
+        missing: PathBuf,
+        /// One that shows that there was one.
+        other: PathBuf,
     },
     /// One shard a core: from 1 to 256 of them.
     #[error("an engine runs on 1 to 256 cores")]
@@ -99,7 +107,12 @@ impl Directory {
         let directory =
             Self { path: path.to_owned(), node_id: config.node_id, cluster_id, _lock: lock };
         directory.adopt_others(&found, config).map_err(fail)?;
-        Ok(directory)
+        let missing = directory.shard(0);
+        let mut others = found.into_iter().map(|(_, other)| other);
+        match others.find(|other| !missing.is_dir() && has_served(other)) {
+            Some(other) => Err(OpenError::Missing { missing, other }),
+            None => Ok(directory),
+        }
     }
 
     pub(super) fn cluster_id(&self) -> &str {
@@ -151,6 +164,14 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Whether the core's directory `dir` is more than what a killed first start leaves.
+fn has_served(dir: &Path) -> bool {
+    let served =
+        |name: &str| name == CLEAN_SHUTDOWN || TopicPartition::from_dir_name(name).is_some();
+    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().to_str().is_some_and(served))
 }
 
 /// The cores' directories in `path`, by broker id.

@@ -2,7 +2,7 @@
 //! growth, and the clean end of it all.
 
 use super::Shard;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint;
 use crate::futures::{Either, either, join_all};
 use crate::io::Io;
 use crate::journal::entry::Entry;
@@ -29,7 +29,11 @@ impl<I: Io> Shard<I> {
             let asked = either(core.checkpoint.wait(), core.io.sleep(CHECKPOINT_POLL)).await;
             let is_asked = matches!(asked, Either::Left(())) || core.is_full();
             let is_time = core.io.now() - last >= CHECKPOINT_INTERVAL;
-            let is_due = core.backlog.is_due() || is_time && core.backlog.unsynced() > 0;
+            let (is_unnoted, are_many) = {
+                let absent = self.0.absent.borrow();
+                (core.backlog.unsynced() > 0 || absent.has_deleted(), absent.is_due())
+            };
+            let is_due = core.backlog.is_due() || are_many || is_time && is_unnoted;
             if !is_asked && !is_due {
                 continue;
             }
@@ -83,9 +87,9 @@ impl<I: Io> Shard<I> {
 
     pub(super) async fn write_checkpoints(&self) -> io::Result<()> {
         // Those that are deleted from here on may be in the files.
-        let gone = self.0.stale.borrow().clone();
+        let deleted = self.0.absent.borrow().deleted();
         self.write_points().await?;
-        self.0.stale.borrow_mut().retain(|name| !gone.contains(name));
+        self.end_deletions(&deleted);
         Ok(())
     }
 
@@ -96,7 +100,7 @@ impl<I: Io> Shard<I> {
             Err(error) if is_full(&error) && self.make_room().await? => self.write_starts().await?,
             done => done?,
         }
-        let mut points = Checkpoint::new();
+        let (mut points, _) = self.0.absent.borrow().lost_lines();
         for partition in self.partitions() {
             points.insert(partition.name().clone(), partition.recovery_point());
         }
@@ -106,7 +110,7 @@ impl<I: Io> Shard<I> {
     /// Makes the log starts durable, and only then unlinks the segments before them.
     async fn write_starts(&self) -> io::Result<()> {
         let (io, dir) = (self.io(), &self.0.settings.dir);
-        let mut starts = Checkpoint::new();
+        let (_, mut starts) = self.0.absent.borrow().lost_lines();
         for partition in self.partitions() {
             let start = partition.marks().log_start;
             if start > Offset::ZERO {

@@ -12,27 +12,28 @@ mod adopt;
 mod checkpointing;
 mod commit;
 mod handle;
+mod lifecycle;
 mod open;
 
 pub(crate) use adopt::adopt;
 pub(crate) use checkpointing::CLEAN_SHUTDOWN;
 pub use handle::{Closed, Handle};
 pub(crate) use handle::{Job, Mailbox};
+use lifecycle::Absent;
+pub use lifecycle::CreateError;
 pub use open::{PartitionRecovery, RecoveryReport};
 
-use crate::config::LogConfig;
 use crate::futures::{Latch, Signal};
+use crate::io::Io;
 use crate::io::uring::Uring;
-use crate::io::{Entry as Listed, File, Io, OpenMode};
 use crate::journal::entry::{Entry, Item};
 use crate::journal::{Journal, Place};
-use crate::log::{Log, TruncateError, names};
+use crate::log::TruncateError;
 use crate::metrics::ShardMetrics;
 use crate::partition::core::Core;
-use crate::partition::{self, Mark, Opened, Partition};
-use crate::producer::Producers;
-use crate::types::{Instant, LeaderEpoch, Offset, ShardId, TopicId, TopicPartition};
-use rustc_hash::{FxHashMap, FxHashSet};
+use crate::partition::{self, Mark, Partition};
+use crate::types::{Instant, Offset, ShardId, TopicId, TopicPartition};
+use rustc_hash::FxHashMap;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
@@ -51,23 +52,6 @@ pub(crate) struct Settings {
     pub(crate) dirty_bytes_max: u64,
     pub(crate) retention_check: Duration,
     pub(crate) producer_expiration_ms: i64,
-}
-
-/// Why a partition could not be created.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CreateError {
-    /// It is there already.
-    #[error("partition {0} exists")]
-    Exists(TopicPartition),
-    /// The disk.
-    #[error("partition {partition} could not be created: {source}")]
-    Io {
-        /// Which one.
-        partition: TopicPartition,
-        /// What the disk said.
-        source: io::Error,
-    },
 }
 
 /// A handle to the core that the caller runs on; clones are the same core. It stays there.
@@ -93,8 +77,7 @@ struct Inner<I: Io> {
     preparing: tokio::sync::Mutex<()>,
     /// One checkpoint at a time.
     checkpointing: tokio::sync::Mutex<()>,
-    /// Partitions that were deleted since the checkpoint files were written, which may name them.
-    stale: RefCell<FxHashSet<TopicPartition>>,
+    absent: RefCell<Absent>,
     /// The place of the entry that speaks of a cut, until the files were cut.
     cutting: Cell<Option<Place>>,
     stopping: Latch,
@@ -146,142 +129,6 @@ impl<I: Io> Shard<I> {
     #[must_use]
     pub fn partition(&self, name: &TopicPartition) -> Option<Partition<I>> {
         self.0.partitions.borrow().get(name).cloned()
-    }
-
-    /// Makes an empty partition here; durable when this returns.
-    ///
-    /// # Errors
-    /// [`CreateError`].
-    pub async fn create(
-        &self,
-        name: &TopicPartition,
-        topic_id: TopicId,
-        epoch: LeaderEpoch,
-        config: LogConfig,
-    ) -> Result<Partition<I>, CreateError> {
-        if self.partition(name).is_some() {
-            return Err(CreateError::Exists(name.clone()));
-        }
-        let failed = |source| CreateError::Io { partition: name.clone(), source };
-        // Recovery goes by names: what was said of the one before is not true of this one.
-        let is_stale = || self.0.stale.borrow().contains(name);
-        if is_stale() {
-            let _checkpointing = self.0.checkpointing.lock().await;
-            if is_stale() {
-                self.write_checkpoints().await.map_err(failed)?;
-            }
-        }
-        self.refuse_records(name).map_err(failed)?;
-        let log = match self.create_log(name, topic_id, &config).await {
-            Ok(log) => log,
-            Err(error) => {
-                // After a failed sync its names read back and are not durable: a later start must
-                // not take them for a partition. What cannot be removed is refused there.
-                let _best_effort =
-                    self.io().remove_dir(&self.0.settings.dir.join(name.to_string()));
-                return Err(failed(error));
-            }
-        };
-        let opened = Opened {
-            log,
-            start: Offset::ZERO,
-            end: Offset::ZERO,
-            producers: Producers::new(),
-            fence: None,
-            snapshot: None,
-        };
-        let core = Rc::clone(&self.0.core);
-        let partition = Partition::new(core, name.clone(), topic_id, opened);
-        partition.configure(config);
-        partition.lead(epoch);
-        // Two creations of one name at a time: the first to end has made it.
-        let mut partitions = self.0.partitions.borrow_mut();
-        if partitions.contains_key(name) {
-            return Err(CreateError::Exists(name.clone()));
-        }
-        partitions.insert(name.clone(), partition.clone());
-        Ok(partition)
-    }
-
-    /// Records that no partition owns, as their metadata was damaged, are not to be written over.
-    fn refuse_records(&self, name: &TopicPartition) -> io::Result<()> {
-        let dir = self.0.settings.dir.join(name.to_string());
-        let entries = match self.io().list(&dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            listed => listed?,
-        };
-        let is_log = |entry: &&Listed| names::offset_of(&entry.name, "log").is_some();
-        for entry in entries.iter().filter(is_log) {
-            if self.io().open(&dir.join(&entry.name), OpenMode::Read)?.len()? > 0 {
-                let what = format!(
-                    "{} holds records and no {} that can be read: restore that, or move them away",
-                    dir.display(),
-                    names::METADATA
-                );
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
-            }
-        }
-        Ok(())
-    }
-
-    async fn create_log(
-        &self,
-        name: &TopicPartition,
-        topic_id: TopicId,
-        config: &LogConfig,
-    ) -> io::Result<Log<I>> {
-        let io = self.io();
-        let dir = self.0.settings.dir.join(name.to_string());
-        io.create_dir(&dir)?;
-        let log = Log::create(io.clone(), &dir, Offset::ZERO, partition::limits(config))?;
-        log.unsynced().sync().await?;
-        // Its name is the last to be durable: with it the partition exists.
-        let metadata = format!("version: 0\ntopic_id: {topic_id}\n");
-        crate::checkpoint::replace_file(io, &dir, names::METADATA, metadata.as_bytes()).await?;
-        io.sync_dir(&self.0.settings.dir).await?;
-        Ok(log)
-    }
-
-    /// Deletes a partition: it stops serving at once, and its files are unlinked.
-    ///
-    /// # Errors
-    /// Those of the disk; the partition serves no more all the same.
-    pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
-        match self.put_away(name, "delete").await? {
-            Some(gone) => self.io().remove_dir(&gone),
-            None => Ok(()),
-        }
-    }
-
-    /// As [`Shard::delete`], but the files stay, in a directory that says so, which is returned: for
-    /// partitions that nobody asked to delete.
-    ///
-    /// # Errors
-    /// Those of the disk; the partition serves no more all the same.
-    pub async fn set_aside(&self, name: &TopicPartition) -> io::Result<Option<PathBuf>> {
-        self.put_away(name, "stray").await
-    }
-
-    async fn put_away(&self, name: &TopicPartition, why: &str) -> io::Result<Option<PathBuf>> {
-        if let Some(partition) = self.partition(name) {
-            partition.mark_deleted();
-        }
-        let io = self.io();
-        let gone = {
-            // A file that is being made must not come into the directory of the next of that name.
-            let _preparing = self.0.preparing.lock().await;
-            let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
-                return Ok(None);
-            };
-            self.0.stale.borrow_mut().insert(name.clone());
-            let dir = partition.mark_deleted();
-            // Renamed first: a crash in the middle of the removal must not leave half a partition.
-            let gone = dir.with_file_name(format!("{name}.{:016x}-{why}", io.random()));
-            io.rename(&dir, &gone)?;
-            gone
-        };
-        io.sync_dir(&self.0.settings.dir).await?;
-        Ok(Some(gone))
     }
 
     /// Waits for the first of several partitions to come far enough, or to fail; its place in

@@ -5,6 +5,7 @@
 //! 3. All that was written again is synced, the checkpoints are written, and only then is the
 //!    journal begun anew: a crash before that finds everything as it was.
 
+use super::lifecycle::{Absent, Lost, Traces};
 use super::{CLEAN_SHUTDOWN, Inner, Settings, Shard};
 use crate::checkpoint::{self, Checkpoint, CheckpointError, read_file, replace_file, write_all};
 use crate::futures::{Latch, Signal, join_all};
@@ -72,6 +73,14 @@ struct Found {
     is_named_anew: bool,
 }
 
+/// What a core's directory holds, and what it ought to hold.
+struct Listing {
+    /// By what the journal calls them.
+    partitions: BTreeMap<(TopicId, i32), Found>,
+    absent: Absent,
+    traces: Traces,
+}
+
 impl<I: Io> Shard<I> {
     /// Opens `settings.dir`, which is made if it is not there. Nothing serves before this returns.
     pub(crate) async fn open(
@@ -93,8 +102,9 @@ impl<I: Io> Shard<I> {
         let mut found = find_partitions(&io, &dir, was_clean, &on_event)?;
         let journal_path = dir.join(journal::FILE_NAME);
         let journal_entries = replay(&io, &journal_path, &mut found).await?;
+        let Listing { partitions, absent, traces } = found;
         let mut opened = Vec::new();
-        for partition in found.into_values() {
+        for partition in partitions.into_values() {
             let (recovered, producers, snapshot) = open_partition(&io, &partition).await?;
             opened.push((partition, recovered, producers, snapshot));
         }
@@ -120,7 +130,12 @@ impl<I: Io> Shard<I> {
         if opened.iter().any(|(found, ..)| found.is_named_anew) {
             io.sync_dir(&dir).await?;
         }
-        write_checkpoints(&io, &dir, &opened, was_clean).await?;
+        if !was_clean || !traces.names().is_empty() {
+            write_checkpoints(&io, &dir, &opened, &absent).await?;
+            for trace in traces.names() {
+                io.remove_dir(&dir.join(trace))?;
+            }
+        }
         // Whatever happens from here on needs recovery.
         names::remove_if_there(&io, &sign)?;
         if io.open(&journal_path, OpenMode::Read).is_ok() {
@@ -158,7 +173,7 @@ impl<I: Io> Shard<I> {
             committing: tokio::sync::Mutex::new(()),
             preparing: tokio::sync::Mutex::new(()),
             checkpointing: tokio::sync::Mutex::new(()),
-            stale: RefCell::default(),
+            absent: RefCell::new(absent),
             cutting: Cell::new(None),
             stopping: Latch::default(),
             stopped: Cell::new(false),
@@ -224,14 +239,13 @@ async fn meta_properties<I: Io>(
     Ok(id)
 }
 
-/// The partitions in `dir`, by what the journal calls them. What a crash left of a creation or a
-/// deletion is removed.
+/// What lies in `dir`. What a crash left of a creation is removed.
 fn find_partitions<I: Io>(
     io: &I,
     dir: &Path,
     was_clean: bool,
     on_event: &OnEvent,
-) -> io::Result<BTreeMap<(TopicId, i32), Found>> {
+) -> io::Result<Listing> {
     // What is damaged can be done without; what cannot be read now may be there at the next start.
     let read = |name: &str, otherwise: &str| match checkpoint::read(io, &dir.join(name)) {
         Err(CheckpointError::Io(error)) => Err(error),
@@ -243,13 +257,17 @@ fn find_partitions<I: Io>(
     };
     let points = read(checkpoint::RECOVERY_POINTS, "every log is scanned")?;
     let starts = read(checkpoint::LOG_STARTS, "logs start at their first segment")?;
-    let mut found = BTreeMap::new();
-    for entry in io.list(dir)?.into_iter().filter(|entry| entry.is_dir) {
-        let path = dir.join(&entry.name);
-        if entry.name.ends_with("-delete") {
-            io.remove_dir(&path)?;
-            continue;
+    let (mut found, mut absent) = (BTreeMap::new(), Absent::default());
+    let entries = io.list(dir)?;
+    let traces = Traces::among(&entries);
+    for (name, point) in &points {
+        if *point > Offset::ZERO && !traces.tell_of(name) {
+            let log_start = starts.get(name).copied().unwrap_or_default();
+            absent.lost.insert(name.clone(), Lost { recovery_point: *point, log_start });
         }
+    }
+    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
+        let path = dir.join(&entry.name);
         let Some(name) = TopicPartition::from_dir_name(&entry.name) else {
             continue;
         };
@@ -282,10 +300,11 @@ fn find_partitions<I: Io>(
             names::name_anew(io, &path.join(names::METADATA))?;
             names::name_anew(io, &path)?;
         }
+        absent.lost.remove(&name);
         let found_here = Found { name, dir: path, topic_id, facts, is_named_anew };
         found.insert((topic_id, found_here.name.partition), found_here);
     }
-    Ok(found)
+    Ok(Listing { partitions: found, absent, traces })
 }
 
 fn is_empty<I: Io>(io: &I, path: &Path) -> bool {
@@ -332,22 +351,20 @@ async fn keep_floor<I: Io>(io: &I, found: &Found, is_fenced: bool) -> io::Result
 }
 
 /// Puts the journal's bytes back and notes the floors.
-async fn replay<I: Io>(
-    io: &I,
-    path: &Path,
-    found: &mut BTreeMap<(TopicId, i32), Found>,
-) -> io::Result<u64> {
+async fn replay<I: Io>(io: &I, path: &Path, found: &mut Listing) -> io::Result<u64> {
     let told = |error| {
         let hint = "the records it holds may be the only copies: keep the file, and restore it";
         io::Error::other(format!("{}: {error}; {hint}", path.display()))
     };
     journal::write_again(io, path).await.map_err(told)?;
     let replayed = journal::replay(io, path, |item| {
-        // A partition that is not there was deleted after the entry.
-        match found.get_mut(&(item.topic_id, item.partition)) {
-            Some(partition) => replay_item(io, partition, item),
-            None => Ok(()),
+        let id = (item.topic_id, item.partition);
+        if let Some(partition) = found.partitions.get_mut(&id) {
+            return replay_item(io, partition, item);
         }
+        // Deleted after the entry, and then nobody will ask for that id; or lost.
+        found.absent.journalled.insert(id, item.end);
+        Ok(())
     });
     replayed.map_err(told)
 }
@@ -442,12 +459,9 @@ async fn write_checkpoints<I: Io>(
     io: &I,
     dir: &Path,
     opened: &[(Found, Recovered<I>, Producers, Option<Offset>)],
-    was_clean: bool,
+    absent: &Absent,
 ) -> io::Result<()> {
-    if was_clean {
-        return Ok(());
-    }
-    let (mut points, mut starts) = (Checkpoint::new(), Checkpoint::new());
+    let (mut points, mut starts) = absent.lost_lines();
     for (found, recovered, _, _) in opened {
         // What is fenced is looked at again next time, from where it was looked at now.
         let point =

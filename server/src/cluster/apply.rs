@@ -6,13 +6,13 @@ use super::log::{Delta, LogError};
 use crate::core::Core;
 use crate::join::join_all;
 use crate::routes::{Place, Topic};
-use kariz_engine::Partition;
 use kariz_engine::io::Io;
 use kariz_engine::types::{LeaderEpoch, TopicId, TopicPartition};
 use kariz_protocol::metadata_log::Record;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Partitions that are made at once: each waits for the disk, none for another.
 const AT_ONCE: usize = 64;
@@ -44,15 +44,16 @@ impl<I: Io> Core<I> {
         // Closed before they go: nobody may append to what is about to be deleted.
         let closed: Vec<_> = removed.iter().filter_map(|name| self.routes.remove(name)).collect();
         delta.apply(&mut self.image.borrow_mut())?;
-        let doomed = closed.iter().flat_map(|topic| topic.places.iter());
-        let doomed: Vec<Partition<I>> = doomed
-            .filter_map(|place| match place {
-                Place::Here(partition) => Some(partition.clone()),
-                Place::Elsewhere | Place::Offline => None,
+        let doomed: Vec<TopicPartition> = closed
+            .iter()
+            .flat_map(|topic| {
+                let indexes = (0..).zip(&topic.places);
+                // Of those elsewhere this core may know that they were here once.
+                indexes.map(|(index, _)| TopicPartition::new(Arc::clone(&topic.name), index))
             })
             .collect();
         for some in doomed.chunks(AT_ONCE) {
-            join_all(some.iter().map(|partition| self.delete(partition))).await;
+            join_all(some.iter().map(|name| self.delete(name))).await;
         }
         for id in changed {
             let topic = self.image.borrow().topic_by_id(id).cloned();
@@ -116,6 +117,14 @@ impl<I: Io> Core<I> {
                 }
             }
         }
+        if let Some(lost) = self.lost_directory(image) {
+            let here = Uuid::from_bytes(self.shard.directory_id().0);
+            tracing::error!(
+                partition = %name, directory = %lost, %here,
+                "its log directory is not there: put it back, or delete the topic"
+            );
+            return Place::Offline;
+        }
         match self.shard.create(&name, topic.id, epoch, config).await {
             Ok(partition) => Place::Here(partition),
             Err(error) => {
@@ -125,8 +134,13 @@ impl<I: Io> Core<I> {
         }
     }
 
-    async fn delete(&self, partition: &Partition<I>) {
-        let name = partition.name();
+    /// The log directory that the partition was put in, if it is not this core's.
+    fn lost_directory(&self, image: &PartitionImage) -> Option<Uuid> {
+        let here = Uuid::from_bytes(self.shard.directory_id().0);
+        image.directories.first().copied().filter(|directory| *directory != here)
+    }
+
+    async fn delete(&self, name: &TopicPartition) {
         if let Err(error) = self.shard.delete(name).await {
             tracing::error!(partition = %name, %error, "its files could not be removed");
         }

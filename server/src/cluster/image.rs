@@ -12,6 +12,7 @@ use kariz_protocol::metadata_log::{CONFIG_TOPIC, PartitionChange, Record};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Why a record cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +71,9 @@ pub(crate) struct PartitionImage {
     pub(crate) leader: i32,
     pub(crate) leader_epoch: i32,
     pub(crate) partition_epoch: i32,
+    /// The log directory of each replica, in their order; none if it was made before they were
+    /// noted.
+    pub(crate) directories: Vec<Uuid>,
 }
 
 /// A broker, and where clients reach it.
@@ -79,6 +83,7 @@ pub(crate) struct BrokerImage {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) rack: Option<String>,
+    pub(crate) log_dirs: Vec<Uuid>,
 }
 
 impl Image {
@@ -181,6 +186,7 @@ impl Image {
                     host: at.map(|at| at.host.clone()).unwrap_or_default(),
                     port: at.map_or(0, |at| at.port),
                     rack: r.rack.clone(),
+                    log_dirs: r.log_dirs.clone(),
                 };
                 self.brokers.insert(r.broker_id, broker);
             }
@@ -216,6 +222,7 @@ impl Image {
                     leader: r.leader,
                     leader_epoch: r.leader_epoch,
                     partition_epoch: r.partition_epoch,
+                    directories: r.directories.clone(),
                 });
             }
             Record::PartitionChange(r) => {
@@ -245,7 +252,7 @@ impl Image {
                 }
             }
             Record::ProducerIds(r) => self.next_producer_id = r.next_producer_id,
-            // Fencing and log directories of brokers: nothing here looks at them yet.
+            // Fencing of brokers: nothing here looks at it yet.
             Record::BrokerRegistrationChange(_) | Record::NoOp => (),
         }
         Ok(())
@@ -266,6 +273,9 @@ impl PartitionImage {
         }
         if let Some(replicas) = &r.replicas {
             self.replicas.clone_from(replicas);
+        }
+        if let Some(directories) = &r.directories {
+            self.directories.clone_from(directories);
         }
         if let Some(leader) = r.leader {
             self.leader = leader;

@@ -228,6 +228,7 @@ impl<I: Io> Owner<I> {
                 leader: *leader,
                 leader_epoch: 0,
                 partition_epoch: 0,
+                directories: image.broker(*leader).map_or_else(Vec::new, |b| b.log_dirs.clone()),
                 ..records::Partition::default()
             })
         }));

@@ -224,12 +224,14 @@ fn register<I: Io>(
     group
 }
 
-/// The changes of leaders that the image needs: where a partition lies on another core than it
-/// says, and everywhere after a crash.
+/// The changes that the image needs: where a partition lies on another core, or in another log
+/// directory, than it says; and after a crash a new term everywhere. One that lies nowhere keeps
+/// the directory that it was in: it is lost, or was never made.
 fn changes(image: &Image, brokers: &Brokers, facts: &[CoreFacts], was_clean: bool) -> Vec<Record> {
-    let mut found: FxHashMap<&TopicPartition, i32> = FxHashMap::default();
+    let mut found: FxHashMap<&TopicPartition, (i32, Uuid)> = FxHashMap::default();
     for (core, facts) in (0_u16..).zip(facts) {
-        found.extend(facts.partitions.iter().map(|name| (name, brokers.id(core))));
+        let at = (brokers.id(core), facts.directory_id);
+        found.extend(facts.partitions.iter().map(|name| (name, at)));
     }
     let ours: Vec<i32> = brokers.ids().collect();
     // Partitions that are nowhere go where there is room, in turn.
@@ -238,19 +240,23 @@ fn changes(image: &Image, brokers: &Brokers, facts: &[CoreFacts], was_clean: boo
     for topic in image.topics() {
         for (partition_id, partition) in topic.partitions() {
             let name = TopicPartition::new(Arc::clone(&topic.name), partition_id);
-            let leader = match found.get(&name) {
-                Some(leader) => *leader,
+            let found = found.get(&name);
+            let leader = match found {
+                Some((leader, _)) => *leader,
                 None if ours.contains(&partition.leader) => partition.leader,
                 None => next.next().copied().unwrap_or(partition.leader),
             };
             let moved = leader != partition.leader;
-            if moved || !was_clean {
+            let directories = found.map(|(_, directory)| vec![*directory]);
+            let directories = directories.filter(|now| *now != partition.directories);
+            if moved || directories.is_some() || !was_clean {
                 changes.push(Record::PartitionChange(records::PartitionChange {
                     partition_id,
                     topic_id: Uuid::from_bytes(topic.id.0),
-                    leader: Some(leader),
+                    leader: (moved || !was_clean).then_some(leader),
                     replicas: moved.then(|| vec![leader]),
                     isr: moved.then(|| vec![leader]),
+                    directories,
                     ..records::PartitionChange::default()
                 }));
             }

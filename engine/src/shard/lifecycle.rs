@@ -1,0 +1,321 @@
+//! Partitions made and put away, and those that ought to be there and are not.
+//!
+//! The checkpoint files know partitions by name only. What they say of one that is not there can
+//! mean two things, which are told apart by what a deletion leaves until the files say no more of
+//! it: an empty directory whose name ends in `-delete`. Without that nobody has deleted it, and to
+//! make it anew, empty, would be to lose its records without a word.
+
+use super::Shard;
+use crate::checkpoint::Checkpoint;
+use crate::config::LogConfig;
+use crate::io::{Entry as Listed, File, Io, OpenMode};
+use crate::log::{Log, names};
+use crate::partition::{self, Opened, Partition};
+use crate::producer::Producers;
+use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+/// What deletions leave may wait for the next checkpoint up to this many. Source: some 100 KiB of
+/// names.
+const DELETED_MAX: usize = 1000;
+/// Behind the name of a directory whose partition was deleted. Kafka's.
+const DELETE: &str = "-delete";
+/// Behind the name of a directory that belongs to no partition of the cluster. Kafka's.
+const STRAY: &str = "-stray";
+/// The longest name of a directory. Source: `NAME_MAX` of Linux.
+const DIR_NAME_BYTES_MAX: usize = 255;
+
+/// Why a partition could not be created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// It is there already.
+    #[error("partition {0} exists")]
+    Exists(TopicPartition),
+    /// It was there, and nobody has deleted it.
+    #[error(
+        "partition {partition} had records up to offset {end}, and its directory is not there: put \
+         that back, or delete the partition"
+    )]
+    Lost {
+        /// Which one.
+        partition: TopicPartition,
+        /// How far its records were durable, at least.
+        end: Offset,
+    },
+    /// The disk.
+    #[error("partition {partition} could not be created: {source}")]
+    Io {
+        /// Which one.
+        partition: TopicPartition,
+        /// What the disk said.
+        source: io::Error,
+    },
+}
+
+/// What the checkpoint files, or the journal, may say of partitions that are not there.
+#[derive(Default)]
+pub(super) struct Absent {
+    /// Deleted since the files were written; and the directory that says so.
+    deleted: FxHashMap<TopicPartition, PathBuf>,
+    /// Never deleted: what the files say of them is kept.
+    pub(super) lost: BTreeMap<TopicPartition, Lost>,
+    /// How far the journal knew those that nobody has claimed yet.
+    pub(super) journalled: FxHashMap<(TopicId, i32), Offset>,
+    /// Being made.
+    making: FxHashSet<TopicPartition>,
+}
+
+/// What the checkpoint files say of a partition that is not there.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lost {
+    pub(super) recovery_point: Offset,
+    pub(super) log_start: Offset,
+}
+
+impl Absent {
+    /// Whether so much was deleted that the checkpoint files should be written.
+    pub(super) fn is_due(&self) -> bool {
+        self.deleted.len() >= DELETED_MAX
+    }
+
+    /// Whether the checkpoint files may speak of what was deleted.
+    pub(super) fn has_deleted(&self) -> bool {
+        !self.deleted.is_empty()
+    }
+
+    /// What the files of recovery points and of log starts have to say of those that are lost.
+    pub(super) fn lost_lines(&self) -> (Checkpoint, Checkpoint) {
+        let points = self.lost.iter().map(|(name, lost)| (name.clone(), lost.recovery_point));
+        let starts = self.lost.iter().map(|(name, lost)| (name.clone(), lost.log_start));
+        (points.collect(), starts.filter(|(_, start)| *start > Offset::ZERO).collect())
+    }
+
+    /// Those that were deleted until now.
+    pub(super) fn deleted(&self) -> Vec<TopicPartition> {
+        self.deleted.keys().cloned().collect()
+    }
+}
+
+/// What a deletion leaves of the partitions whose directories are called so.
+pub(super) struct Traces(Vec<String>);
+
+impl Traces {
+    /// Those among `entries` of a core's directory.
+    pub(super) fn among(entries: &[Listed]) -> Self {
+        let ours = entries.iter().filter(|entry| entry.is_dir && entry.name.ends_with(DELETE));
+        Self(ours.map(|entry| entry.name.clone()).collect())
+    }
+
+    /// Whether a partition of that name was deleted.
+    pub(super) fn tell_of(&self, name: &TopicPartition) -> bool {
+        let name = name.to_string();
+        self.0.iter().any(|trace| {
+            let stem = trace.strip_suffix(DELETE).and_then(|rest| rest.rsplit_once('.'));
+            // A long name was cut.
+            let is_cut = trace.len() + 4 > DIR_NAME_BYTES_MAX;
+            stem.is_some_and(|(stem, _)| stem == name || is_cut && name.starts_with(stem))
+        })
+    }
+
+    /// The directories' names.
+    pub(super) fn names(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// What the directory of `name` is called once it is put away.
+fn aside(name: &TopicPartition, random: u64, why: &str) -> String {
+    let behind = format!(".{random:016x}{why}");
+    let mut aside = name.to_string();
+    while aside.len() + behind.len() > DIR_NAME_BYTES_MAX {
+        aside.pop();
+    }
+    aside + &behind
+}
+
+/// The name of a partition that is being made, until that has ended.
+struct Making<'a, I: Io>(&'a Shard<I>, &'a TopicPartition);
+
+impl<I: Io> Drop for Making<'_, I> {
+    fn drop(&mut self) {
+        self.0.0.absent.borrow_mut().making.remove(self.1);
+    }
+}
+
+impl<I: Io> Shard<I> {
+    /// Makes an empty partition here; durable when this returns.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub async fn create(
+        &self,
+        name: &TopicPartition,
+        topic_id: TopicId,
+        epoch: LeaderEpoch,
+        config: LogConfig,
+    ) -> Result<Partition<I>, CreateError> {
+        let is_first = || self.0.absent.borrow_mut().making.insert(name.clone());
+        if self.partition(name).is_some() || !is_first() {
+            return Err(CreateError::Exists(name.clone()));
+        }
+        let _making = Making(self, name);
+        let failed = |source| CreateError::Io { partition: name.clone(), source };
+        self.refuse_records(name).map_err(failed)?;
+        if let Some(end) = self.find_lost(name, topic_id) {
+            return Err(CreateError::Lost { partition: name.clone(), end });
+        }
+        // Recovery goes by names: what was said of the one before is not true of this one.
+        let is_stale = || self.0.absent.borrow().deleted.contains_key(name);
+        if is_stale() {
+            let _checkpointing = self.0.checkpointing.lock().await;
+            if is_stale() {
+                self.write_checkpoints().await.map_err(failed)?;
+            }
+        }
+        let log = match self.create_log(name, topic_id, &config).await {
+            Ok(log) => log,
+            Err(error) => {
+                // After a failed sync its names read back and are not durable: a later start must
+                // not take them for a partition. What cannot be removed is refused there.
+                let _best_effort =
+                    self.io().remove_dir(&self.0.settings.dir.join(name.to_string()));
+                return Err(failed(error));
+            }
+        };
+        let opened = Opened {
+            log,
+            start: Offset::ZERO,
+            end: Offset::ZERO,
+            producers: Producers::new(),
+            fence: None,
+            snapshot: None,
+        };
+        let core = std::rc::Rc::clone(&self.0.core);
+        let partition = Partition::new(core, name.clone(), topic_id, opened);
+        partition.configure(config);
+        partition.lead(epoch);
+        self.0.partitions.borrow_mut().insert(name.clone(), partition.clone());
+        Ok(partition)
+    }
+
+    /// How far the partition went, if it ought to be there.
+    fn find_lost(&self, name: &TopicPartition, topic_id: TopicId) -> Option<Offset> {
+        let absent = &mut *self.0.absent.borrow_mut();
+        // The journal has forgotten it by the next start, the checkpoint has not.
+        if let Some(end) = absent.journalled.remove(&(topic_id, name.partition)) {
+            let lost = absent.lost.entry(name.clone()).or_default();
+            lost.recovery_point = lost.recovery_point.max(end);
+        }
+        absent.lost.get(name).map(|lost| lost.recovery_point)
+    }
+
+    /// Records that no partition owns, as their metadata was damaged, are not to be written over.
+    fn refuse_records(&self, name: &TopicPartition) -> io::Result<()> {
+        let dir = self.0.settings.dir.join(name.to_string());
+        let entries = match self.io().list(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        let is_log = |entry: &&Listed| names::offset_of(&entry.name, "log").is_some();
+        for entry in entries.iter().filter(is_log) {
+            if self.io().open(&dir.join(&entry.name), OpenMode::Read)?.len()? > 0 {
+                let what = format!(
+                    "{} holds records and no {} that can be read: restore that, or move them away",
+                    dir.display(),
+                    names::METADATA
+                );
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_log(
+        &self,
+        name: &TopicPartition,
+        topic_id: TopicId,
+        config: &LogConfig,
+    ) -> io::Result<Log<I>> {
+        let io = self.io();
+        let dir = self.0.settings.dir.join(name.to_string());
+        io.create_dir(&dir)?;
+        let log = Log::create(io.clone(), &dir, Offset::ZERO, partition::limits(config))?;
+        log.unsynced().sync().await?;
+        // Its name is the last to be durable: with it the partition exists.
+        let metadata = format!("version: 0\ntopic_id: {topic_id}\n");
+        crate::checkpoint::replace_file(io, &dir, names::METADATA, metadata.as_bytes()).await?;
+        io.sync_dir(&self.0.settings.dir).await?;
+        Ok(log)
+    }
+
+    /// Deletes a partition: it stops serving at once, and its files are unlinked. Of one that is
+    /// lost ([`CreateError::Lost`]) it is forgotten that it ought to be there.
+    ///
+    /// # Errors
+    /// Those of the disk; the partition serves no more all the same.
+    pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
+        if self.0.absent.borrow_mut().lost.remove(name).is_some() {
+            let _checkpointing = self.0.checkpointing.lock().await;
+            return self.write_checkpoints().await;
+        }
+        let Some(gone) = self.put_away(name, DELETE).await? else { return Ok(()) };
+        let io = self.io();
+        for entry in io.list(&gone)? {
+            io.remove_file(&gone.join(&entry.name))?;
+        }
+        Ok(())
+    }
+
+    /// As [`Shard::delete`], but the files stay, in a directory that says so, which is returned: for
+    /// partitions that nobody asked to delete.
+    ///
+    /// # Errors
+    /// Those of the disk; the partition serves no more all the same.
+    pub async fn set_aside(&self, name: &TopicPartition) -> io::Result<Option<PathBuf>> {
+        self.put_away(name, STRAY).await
+    }
+
+    async fn put_away(&self, name: &TopicPartition, why: &str) -> io::Result<Option<PathBuf>> {
+        if let Some(partition) = self.partition(name) {
+            partition.mark_deleted();
+        }
+        let io = self.io();
+        let gone = {
+            // A file that is being made must not come into the directory of the next of that name.
+            let _preparing = self.0.preparing.lock().await;
+            let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
+                return Ok(None);
+            };
+            if why == STRAY {
+                // It stays, so it cannot say for how long the files may speak of it.
+                let _checkpointing = self.0.checkpointing.lock().await;
+                self.write_checkpoints().await?;
+            }
+            let dir = partition.mark_deleted();
+            // Renamed first: a crash in the middle of the removal must not leave half a partition.
+            let gone = dir.with_file_name(aside(name, io.random(), why));
+            io.rename(&dir, &gone)?;
+            if why == DELETE {
+                self.0.absent.borrow_mut().deleted.insert(name.clone(), gone.clone());
+            }
+            gone
+        };
+        io.sync_dir(&self.0.settings.dir).await?;
+        Ok(Some(gone))
+    }
+
+    /// Ends what the deletion of `names` has left, for the checkpoint files say no more of them.
+    pub(super) fn end_deletions(&self, names: &[TopicPartition]) {
+        for name in names {
+            let left = self.0.absent.borrow_mut().deleted.remove(name);
+            if let Some(dir) = left {
+                // If it stays the next start removes it.
+                let _best_effort = self.io().remove_dir(&dir);
+            }
+        }
+    }
+}
