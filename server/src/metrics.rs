@@ -19,7 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) accepted: Counter,
     /// Connections turned away because there were too many.
     pub(crate) turned_away: Counter,
-    /// Connections closed because of what the client sent.
+    /// Connections closed because of what the client sent, or how slowly.
     pub(crate) refused: Counter,
     /// Fetches that were parked.
     pub(crate) parked: Counter,

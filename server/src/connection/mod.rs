@@ -336,21 +336,24 @@ impl<I: Io> Connection<I> {
     ) {
         let claim = claim.get_or_insert_with(|| {
             let this = Rc::downgrade(self);
-            self.core.budget.claim(self.core.shard.io().now(), move || {
+            self.core.budget.claim(missing, self.core.shard.io().now(), move || {
                 if let Some(this) = this.upgrade() {
-                    tracing::info!(peer = %this.conn.peer(), "closing: a large request comes, or its answer is read, too slowly");
+                    this.core.metrics.refused.add(1);
+                    tracing::debug!(peer = %this.conn.peer(), "closing: a large request comes, or its answer is read, too slowly");
                     this.end(Life::Closed);
                     this.conn.close();
                 }
             })
         });
+        let mut patience = BUDGET_PATIENCE;
         while self.is_open() {
             let io = self.core.shard.io();
             tokio::select! {
                 biased;
                 () = claim.grow(bytes, missing, || io.now()) => return,
-                () = io.sleep(BUDGET_PATIENCE) => self.core.budget.close_slow(io.now()),
+                () = io.sleep(patience) => self.core.budget.close_slow(io.now()),
             }
+            patience = budget::LOOK;
         }
     }
 }

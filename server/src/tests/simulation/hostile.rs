@@ -100,31 +100,69 @@ fn who_is_silent_for_the_idle_time_is_closed_and_nobody_else() {
         .done();
 }
 
-/// Bytes that each hostile client sends of what it announces: those of all exceed the budget.
-const SENT: usize = 1 << 20;
 const HOSTILE: usize = 64;
-/// Those that stand still for two seconds are closed by whoever waits, who looks every second; what
-/// they give back goes to the one with the least to come. Most wait two seconds or not at all, and
-/// now and then one waits for some rounds.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Honest clients, all at once, with so many requests of 900 KB each, one after another; and the
-/// time for all of them.
+/// Honest clients, all at once, with so many requests of 900 KB each, one after another.
 const GOOD: usize = 8;
 const REQUESTS: usize = 3;
+/// The longest that any honest request may wait, and so many in turn.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 const GOOD_MAX: Duration = Duration::from_secs(10 * REQUESTS as u64);
 
-/// Lets as many clients begin large frames and say no more, and again once they are closed if
-/// `again`; returns how many were closed.
-fn attack(shard: &Shard<Sim>, io: &Sim, again: bool) -> Rc<Cell<usize>> {
+/// What a hostile client sends, again as soon as it is closed.
+#[derive(Clone, Copy, Debug)]
+struct Attack {
+    announced: usize,
+    at_once: usize,
+    /// So many bytes each time, but never the last byte of all.
+    then: Option<(usize, Duration)>,
+}
+
+impl Attack {
+    /// Stands still once so much of `announced` has come.
+    const fn still(announced: usize, at_once: usize) -> Self {
+        Self { announced, at_once, then: None }
+    }
+
+    const fn then(mut self, bytes: usize, every: Duration) -> Self {
+        self.then = Some((bytes, every));
+        self
+    }
+
+    /// Sends what it does until it is closed.
+    async fn strike(self, io: &Sim) {
+        let conn = io.connect(address()).await.unwrap();
+        let announced = i32::try_from(self.announced).unwrap();
+        let _cut_off = conn.send(&announced.to_be_bytes(), false).await;
+        let drips = async {
+            let _cut_off = conn.send(&vec![0; self.at_once], false).await;
+            let mut left = self.announced - self.at_once - 1;
+            while let Some((bytes, every)) = self.then {
+                io.sleep(every).await;
+                let bytes = bytes.min(left);
+                left -= bytes;
+                if bytes == 0 || conn.send(&vec![0; bytes], false).await.is_err() {
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            _ = closed(io, &conn) => (),
+            () = drips => (),
+        }
+    }
+}
+
+/// Lets as many clients strike, and again once they are closed if `again`; returns how many were
+/// closed.
+fn strike_all(shard: &Shard<Sim>, io: &Sim, attack: Attack, again: bool) -> Rc<Cell<usize>> {
     let closed_count = Rc::new(Cell::new(0));
     for _ in 0..HOSTILE {
         let (io, count) = (io.clone(), Rc::clone(&closed_count));
         shard.spawn(async move {
             loop {
-                let conn = io.connect(address()).await.unwrap();
-                let _cut_off = conn.send(&(90_i32 << 20).to_be_bytes(), false).await;
-                let _cut_off = conn.send(&vec![0; SENT], false).await;
-                closed(&io, &conn).await;
+                attack.strike(&io).await;
                 count.set(count.get() + 1);
                 if !again {
                     return;
@@ -135,29 +173,35 @@ fn attack(shard: &Shard<Sim>, io: &Sim, again: bool) -> Rc<Cell<usize>> {
     closed_count
 }
 
+/// Produces so many bytes, and returns how long it took.
+async fn produce_takes(io: &Sim, client: &mut Client, bytes: usize) -> Duration {
+    let request = produce_request(io, -1, 30_000, &"x".repeat(bytes));
+    let asked = io.now();
+    let answer = client.call(9, &request).await;
+    assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None);
+    io.now() - asked
+}
+
 #[test]
 fn large_requests_are_served_while_64_hold_the_begin_of_theirs() {
+    // What all have sent exceeds the budget.
+    let attack = Attack::still(90 << 20, 1 << 20);
     for (seed, again) in (1..5).flat_map(|seed| [(seed, false), (seed, true)]) {
         let mut world = World::new(seed, Faults::none());
         world
             .boot(move |io| async move {
                 let shard = serve(io.clone()).await.shard.clone();
                 Client::connect(&io).await.create().await;
-                let closed = attack(&shard, &io, again);
+                let closed = strike_all(&shard, &io, attack, again);
                 io.sleep(SECOND).await;
-                assert_eq!(closed.get(), 0);
                 let waits: Rc<RefCell<Vec<Duration>>> = Rc::default();
                 for _ in 0..GOOD {
                     let (io, waits) = (io.clone(), Rc::clone(&waits));
                     shard.spawn(async move {
                         let mut good = Client::connect(&io).await;
-                        let value = "x".repeat(900_000);
                         for _ in 0..REQUESTS {
-                            let asked = io.now();
-                            let request = produce_request(&io, -1, 30_000, &value);
-                            let answer = good.call(9, &request).await;
-                            assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None);
-                            waits.borrow_mut().push(io.now() - asked);
+                            let waited = produce_takes(&io, &mut good, 900_000).await;
+                            waits.borrow_mut().push(waited);
                         }
                     });
                 }
@@ -169,6 +213,120 @@ fn large_requests_are_served_while_64_hold_the_begin_of_theirs() {
             })
             .done();
     }
+}
+
+/// Produces as [`produce_takes`], but no longer than a minute.
+async fn produce_waits(io: &Sim, client: &mut Client, bytes: usize) -> Duration {
+    tokio::select! {
+        biased;
+        waited = produce_takes(io, client, bytes) => waited,
+        () = io.sleep(60 * SECOND) => 60 * SECOND,
+    }
+}
+
+/// Requests that were smaller than the honest ones, and all but there, went before them: as soon as
+/// one was closed for standing still, the next took its place.
+#[test]
+fn large_requests_are_served_while_64_that_are_closed_come_back_at_once() {
+    const MS: Duration = Duration::from_millis(1);
+    let attacks = [
+        Attack::still(270_000, 269_999),
+        Attack::still(900_000, 899_999),
+        Attack::still(2 << 20, (2 << 20) - 1),
+        // A byte now and then.
+        Attack::still(270_000, 200_000).then(1, 10 * MS),
+        Attack::still(90 << 20, 200_000).then(1, 10 * MS),
+        // Never slow enough to stand still.
+        Attack::still(2 << 20, 200_000).then(64 << 10, 1900 * MS),
+        Attack::still(90 << 20, 1 << 20).then(64 << 10, 1900 * MS),
+    ];
+    // Of one core, and of one of many.
+    let limits = ["16777216", "4194304"];
+    let cases = limits.into_iter().flat_map(|limit| attacks.map(|attack| (limit, attack)));
+    for ((limit, attack), seed) in cases.zip(1..) {
+        let mut world = World::new(seed, Faults::none());
+        world
+            .boot(move |io| async move {
+                let set = [("message.max.bytes", "6000000"), ("queued.max.request.bytes", limit)];
+                let core = serve_with(io.clone(), &set).await;
+                let mut good = Client::connect(&io).await;
+                good.create().await;
+                let closed = strike_all(&core.shard, &io, attack, true);
+                io.sleep(5 * SECOND).await;
+                for bytes in [300_000, 5_000_000] {
+                    let waited = produce_waits(&io, &mut good, bytes).await;
+                    assert!(waited < WAIT_MAX, "{limit}, {attack:?}: {bytes} bytes, {waited:?}");
+                }
+                // Each was counted once, some before they have noticed.
+                let refused = core.metrics.refused.get();
+                let closed = u64::try_from(closed.get()).unwrap();
+                let open = u64::try_from(HOSTILE).unwrap();
+                assert!(closed > 0 && (closed..=closed + open).contains(&refused));
+            })
+            .done();
+    }
+}
+
+/// What waits to be answered is no frame any more, but holds memory as well; here each of the
+/// hostile requests more than the limit.
+#[test]
+fn large_requests_are_served_while_64_ask_for_much_and_come_back_at_once() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve_with(io.clone(), &[("queued.max.request.bytes", "4194304")]).await;
+            let mut good = Client::connect(&io).await;
+            good.create().await;
+            for _ in 0..HOSTILE {
+                let io = io.clone();
+                core.shard.spawn(async move {
+                    loop {
+                        let mut hostile = Client::connect(&io).await;
+                        hostile.send(4, &fetch_of_many(12_000)).await;
+                        closed(&io, &hostile.conn).await;
+                    }
+                });
+            }
+            io.sleep(5 * SECOND).await;
+            let waited = produce_waits(&io, &mut good, 300_000).await;
+            assert!(waited < WAIT_MAX, "waited {waited:?}");
+        })
+        .done();
+}
+
+/// Slow, not hostile: there is memory for a third of them at once, and each takes nine seconds.
+#[test]
+fn large_requests_that_come_slowly_all_get_done() {
+    const SLOW: usize = 32;
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            Client::connect(&io).await.create().await;
+            let mut request = BytesMut::new();
+            let asked = produce_request(&io, -1, 30_000, &"x".repeat(900_000));
+            encode_request(&mut request, 9, 1, None, &asked).unwrap();
+            let request = request.freeze();
+            let answered = Rc::new(Cell::new(0));
+            for _ in 0..SLOW {
+                let (io, answered, request) = (io.clone(), Rc::clone(&answered), request.clone());
+                core.shard.spawn(async move {
+                    loop {
+                        let conn = io.connect(address()).await.unwrap();
+                        for part in request.chunks(10_000) {
+                            let _cut_off = conn.send(part, false).await;
+                            io.sleep(SECOND / 10).await;
+                        }
+                        if let Ok(Some(_)) = conn.recv().await {
+                            break answered.set(answered.get() + 1);
+                        }
+                    }
+                });
+            }
+            io.sleep(60 * SECOND).await;
+            assert_eq!(answered.get(), SLOW);
+        })
+        .done();
 }
 
 /// What one client's unread answers come to, at the least, before it is not heard any more.
