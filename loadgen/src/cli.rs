@@ -14,7 +14,7 @@ use std::time::Duration;
 /// the cores, loads it from the other half, reads everything back, checks every record, and
 /// reports; at most a minute, at most 4 GB of disk. With -b it does the same to any broker.
 ///
-/// Exit codes: 0 pass, 1 could not run, 2 usage, 10 verification violated, 14 numbers are invalid
+/// Exit codes: 0 pass, 1 could not run, or not to the end (connections broke), 2 usage, 10 verification violated, 14 numbers are invalid
 /// (in the main job only with --strict), 130 interrupted.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100)]

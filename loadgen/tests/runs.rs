@@ -5,9 +5,12 @@
 
 use serde_json::Value;
 use std::fs;
-use std::io::BufRead;
+use std::io::{self, BufRead, Read};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A directory that is removed at the end of a test.
 struct Dir(PathBuf);
@@ -48,7 +51,11 @@ fn command(dir: &Dir, args: &str) -> Command {
 
 /// Runs the program and returns its exit code and what it printed.
 fn run(dir: &Dir, args: &str) -> (i32, String) {
-    let output = command(dir, args).output().unwrap();
+    told(&command(dir, args).output().unwrap())
+}
+
+/// The exit code of a run that is over, and what it printed.
+fn told(output: &Output) -> (i32, String) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap(), text)
@@ -79,11 +86,17 @@ struct Server {
 
 impl Server {
     fn start(name: &str) -> Self {
+        Self::behind(name, None)
+    }
+
+    /// One that tells its clients to come to another address.
+    fn behind(name: &str, advertise: Option<String>) -> Self {
         let dir = Dir::new(name);
         let options = kariz_server::Options {
             data: dir.0.join("data"),
             listen: "127.0.0.1:0".parse().unwrap(),
             cores: vec![0],
+            advertise,
             ..kariz_server::Options::default()
         };
         Self { server: kariz_server::Server::start(options).unwrap(), _dir: dir }
@@ -216,9 +229,8 @@ fn a_killed_broker_has_everything_it_acknowledged() {
         }
         server.kill().unwrap();
         server.wait().unwrap();
-        let output = load.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
+        let (code, text) = told(&load.wait_with_output().unwrap());
+        assert_eq!(code, 1, "{text}");
         assert!(text.contains("6 of 6 connections broke"), "{text}");
 
         let (mut server, broker) = serve(&dir);
@@ -230,6 +242,107 @@ fn a_killed_broker_has_everything_it_acknowledged() {
         server.kill().unwrap();
         server.wait().unwrap();
     }
+}
+
+/// What is there of a run whose broker died: that it failed, and what was measured until then.
+fn assert_failed(dir: &Dir, output: &Output, connections: u32) {
+    let (code, text) = told(output);
+    assert_eq!(code, 1, "{text}");
+    let broke = format!("{connections} of {connections} connections broke");
+    assert!(text.contains(&broke) && text.contains("verdict    FAILED"), "{text}");
+    let result = dir.result();
+    assert_eq!(result["verdict"], "failed");
+    let [phase] = &result["phases"].as_array().unwrap()[..] else { panic!("{text}") };
+    assert_eq!(phase["lost_connections"], connections);
+    assert!(phase["first_lost_ns"].is_u64() && phase["failure"].is_string(), "{phase}");
+    assert!(dir.0.join("out/latency.hlog").exists());
+}
+
+#[test]
+fn what_was_measured_until_a_broker_died_is_reported() {
+    let dir = Dir::new("died");
+    let (mut server, mut broker) = serve(&dir);
+    for mode in ["run --warm-up off", "produce"] {
+        let topic = mode.split(' ').next().unwrap();
+        let args = format!("{mode} -b {broker} -t {topic} -c 3 -p 1 -d 120s");
+        let load = command(&dir, &args).spawn().unwrap();
+        let log = format!("/{topic}-0/");
+        while !stores(&dir.0.join("data"), &log, 1 << 20) {
+            std::thread::yield_now();
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert_failed(&dir, &load.wait_with_output().unwrap(), 3);
+        assert!(dir.result()["phases"][0]["counts"]["records"].as_u64().unwrap() > 0);
+        (server, broker) = serve(&dir);
+    }
+    let load =
+        command(&dir, &format!("fetch -b {broker} -t produce -c 1 -d 120s")).spawn().unwrap();
+    while !loads(load.id()) {
+        std::thread::yield_now();
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let output = load.wait_with_output().unwrap();
+    assert_failed(&dir, &output, 1);
+    // What was not read to its end is not called lost.
+    assert_eq!(dir.result()["verification"]["lost"], 0);
+}
+
+/// Whether a load generator has begun a phase: its threads are there.
+fn loads(pid: u32) -> bool {
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.any(|t| fs::read_to_string(t.path().join("comm")).is_ok_and(|c| c.starts_with("load-")))
+}
+
+/// Passes connections on to `broker`, until the process ends; cuts the first that has sent 100 kB.
+fn pass_on(listener: TcpListener, broker: String) {
+    const CUT_AFTER_BYTES: u64 = 100_000;
+    let cut = Arc::new(AtomicBool::new(false));
+    std::thread::spawn(move || {
+        for from in listener.incoming().map(Result::unwrap) {
+            let to = TcpStream::connect(&broker).unwrap();
+            let (mut back, mut answers) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+            std::thread::spawn(move || io::copy(&mut answers, &mut back));
+            let cut = Arc::clone(&cut);
+            std::thread::spawn(move || {
+                let mut first = (&from).take(CUT_AFTER_BYTES);
+                let passed = io::copy(&mut first, &mut &to).unwrap_or(0);
+                if passed == CUT_AFTER_BYTES && !cut.swap(true, Ordering::Relaxed) {
+                    from.shutdown(Shutdown::Both).unwrap();
+                } else {
+                    // Either end may go first.
+                    let _passed = io::copy(&mut &from, &mut &to);
+                }
+                let _closed = to.shutdown(Shutdown::Both);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_single_connection_that_breaks_fails_the_run() {
+    let dir = Dir::new("single");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = Server::behind("single-server", Some(address));
+    pass_on(listener, server.address());
+    let args = format!("run --warm-up off -b {} -c 4 -p 4 --records 40k", server.address());
+    let (code, text) = run(&dir, &args);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("1 of 4 connections broke"), "{text}");
+    let result = dir.result();
+    assert_eq!(result["verdict"], "failed");
+    let [produced, fetched] = &result["phases"].as_array().unwrap()[..] else { panic!("{text}") };
+    assert_eq!(
+        (&produced["lost_connections"], &fetched["lost_connections"]),
+        (&1.into(), &0.into())
+    );
+    assert!(produced["unanswered_records"].as_u64().unwrap() > 0);
+    // The others went on, and what was acknowledged is there.
+    assert!(produced["counts"]["records"].as_u64().unwrap() >= 29_000);
+    let found = &result["verification"];
+    assert!(found["read"].as_u64() >= found["acked"].as_u64(), "{text}");
 }
 
 #[test]
@@ -276,8 +389,8 @@ fn a_full_disk_is_named() {
         .args(["--data", &dir.path("data"), "--out", &dir.path("out")])
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    let (code, text) = told(&output);
+    assert_eq!(code, 1, "{text}");
     assert!(text.contains("KAFKA_STORAGE_ERROR (56)") && text.contains("full"), "{text}");
     assert_eq!(entries(&dir.0.join("data")), 0, "the data is removed: {text}");
 }
@@ -294,27 +407,28 @@ fn an_interrupted_run_cleans_up() {
     assert_eq!(dir.result()["verdict"], "interrupted");
 }
 
-/// Waits until records are stored, then interrupts.
-fn interrupt_under_load(mut child: Child, dir: &Dir) -> ExitStatus {
-    let stored = |dir: &Path| {
-        let mut all = vec![dir.to_owned()];
-        while let Some(dir) = all.pop() {
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                let name = entry.path().display().to_string();
-                if entry.path().is_dir() {
-                    all.push(entry.path());
-                } else if name.contains("/kariz-loadgen-")
-                    && name.contains("-1-0/")
-                    && name.ends_with(".log")
-                    && entry.metadata().is_ok_and(|m| m.len() > 0)
-                {
-                    return true;
-                }
+/// Whether a log with at least so many bytes is below `dir`, in a path that contains `name`.
+fn stores(dir: &Path, name: &str, bytes: u64) -> bool {
+    let mut all = vec![dir.to_owned()];
+    while let Some(dir) = all.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path().display().to_string();
+            if entry.path().is_dir() {
+                all.push(entry.path());
+            } else if path.contains(name)
+                && path.ends_with(".log")
+                && entry.metadata().is_ok_and(|m| m.len() >= bytes)
+            {
+                return true;
             }
         }
-        false
-    };
-    while !stored(&dir.0.join("data")) {
+    }
+    false
+}
+
+/// Waits until records are stored, then interrupts.
+fn interrupt_under_load(mut child: Child, dir: &Dir) -> ExitStatus {
+    while !stores(&dir.0.join("data"), "-1-0/", 1) {
         assert!(child.try_wait().unwrap().is_none(), "it ended before anything was stored");
         std::thread::yield_now();
     }

@@ -32,7 +32,7 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address cannot be resolved.
-    #[error("`{address}` is no address of a broker: {source}")]
+    #[error("`{address}` is no HOST:PORT of a broker: {source}")]
     Resolve {
         /// The host and port.
         address: String,
@@ -48,7 +48,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection broke.
-    #[error("the connection to {address} broke: {source}")]
+    #[error("the connection to {address} broke: {}", said(source))]
     Io {
         /// The address.
         address: SocketAddr,
@@ -73,7 +73,7 @@ pub enum ClientError {
     #[error("an answer of {0} B was announced: does a Kafka broker listen there?")]
     Length(i64),
     /// No common version.
-    #[error("the broker speaks {api:?} in versions {min} to {max}: none that this program does")]
+    #[error("the broker speaks {} in versions {min} to {max}: none that this program does", api.name())]
     Version {
         /// The API.
         api: ApiKey,
@@ -83,10 +83,10 @@ pub enum ClientError {
         max: i16,
     },
     /// The broker does not serve it at all.
-    #[error("the broker does not serve {0:?}")]
+    #[error("the broker does not serve {}", .0.name())]
     Unserved(ApiKey),
     /// The broker refused.
-    #[error("{what}: {error}{}{}", if message.is_empty() { "" } else { ": " }, message)]
+    #[error("{what}: {error}{}", behind(message))]
     Refused {
         /// What was asked.
         what: String,
@@ -105,6 +105,20 @@ pub enum ClientError {
         /// What was last missing.
         why: String,
     },
+}
+
+/// What ended a connection, in words: of a broker's death an end of file may be all that is seen.
+pub(crate) fn said(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => "the other side closed it".into(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer came in time".into(),
+        _ => source.to_string(),
+    }
+}
+
+/// The broker's own words, to stand behind its error code: many brokers say none.
+pub(crate) fn behind(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
 impl ClientError {

@@ -1,6 +1,6 @@
 //! Why a phase fails.
 
-use crate::client::ClientError;
+use crate::client::{ClientError, behind, said};
 use crate::verify::ledger::LedgerError;
 use crate::workload::codec::{Codec, CodecError};
 use kariz_protocol::ErrorCode;
@@ -22,7 +22,7 @@ pub enum ExecError {
         source: io::Error,
     },
     /// A connection broke.
-    #[error("a connection broke under load: {source}")]
+    #[error("{}", said(source))]
     Lost {
         /// What the system says.
         source: io::Error,
@@ -42,7 +42,7 @@ pub enum ExecError {
     #[error("an answer to request {0} came, and none is waited for")]
     Unasked(i32),
     /// The broker refused.
-    #[error("the broker refused a request: {error} {message}")]
+    #[error("the broker refused a request: {error}{}", behind(message))]
     Refused {
         /// Kafka's code.
         error: ErrorCode,
@@ -50,7 +50,7 @@ pub enum ExecError {
         message: String,
     },
     /// The broker refused again and again.
-    #[error("a request was still refused after {attempts} attempts: {error} {message}")]
+    #[error("a request was still refused after {attempts} attempts: {error}{}", behind(message))]
     Retries {
         /// How often it was sent.
         attempts: u32,
@@ -60,12 +60,12 @@ pub enum ExecError {
         message: String,
     },
     /// No answer.
-    #[error("no answer within {seconds} s from {}", address.map_or("?".into(), |a| a.to_string()))]
+    #[error("no answer within {ms} ms from {}", address.map_or("?".into(), |a| a.to_string()))]
     NoAnswer {
         /// Who does not answer.
         address: Option<SocketAddr>,
         /// How long it was waited for.
-        seconds: u64,
+        ms: u64,
     },
     /// The partitions of one connection are now led by different brokers.
     #[error("the partitions of a connection have moved to different brokers: run it again")]
@@ -74,7 +74,7 @@ pub enum ExecError {
     #[error(transparent)]
     Codec(#[from] CodecError),
     /// Compression made records much larger.
-    #[error("{0:?} made a batch larger by more than an eighth")]
+    #[error("{0} made a batch larger by more than an eighth")]
     Incompressible(Codec),
     /// The ledger cannot be written.
     #[error(transparent)]
@@ -85,11 +85,4 @@ pub enum ExecError {
     /// A thread could not be started or pinned.
     #[error("a load thread could not be started: {0}")]
     Thread(io::Error),
-}
-
-impl ExecError {
-    /// Whether it says that the broker, or the way to it, is gone.
-    pub(super) fn is_loss(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Connect { .. } | Self::Refused { .. })
-    }
 }

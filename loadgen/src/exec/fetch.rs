@@ -130,14 +130,15 @@ impl<'p> FetchLane<'p> {
     }
 
     /// What was found. A partition that was not read to its end (because the time was up while
-    /// repeating, or the user stopped) is judged by what came.
-    pub(super) fn finish(mut self, interrupted: bool) -> Findings {
+    /// repeating, or `cut_short`: the user stopped, or the connection broke) is judged by what
+    /// came: nobody may say that the rest is lost.
+    pub(super) fn finish(mut self, cut_short: bool) -> Findings {
         for part in self.parts {
             // Those that are done have been counted.
             if part.done {
                 continue;
             }
-            if self.plan.repeat || interrupted {
+            if self.plan.repeat || cut_short {
                 self.findings.add(part.check.findings());
             } else {
                 self.findings.add(&part.check.finish());

@@ -20,6 +20,7 @@ mod wire;
 mod worker;
 
 pub use error::ExecError;
+pub use worker::Broken;
 
 use crate::client::{self, ClientError, Control, FrameShape, Topic};
 use crate::clock::Clock;
@@ -39,7 +40,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use worker::{Lane, Loop};
+use worker::{Lane, Loop, Ran};
 
 /// How often the watching thread looks. Rarely: it takes time from a core that is measured.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -117,6 +118,10 @@ pub struct Done {
     pub resources: Resources,
     /// Connections used.
     pub connections: u32,
+    /// Those of them that ended before they were done, as they did.
+    pub broken: Vec<Broken>,
+    /// Records that were sent, or were just to be, and not acknowledged.
+    pub unanswered_records: u64,
     /// The user stopped it.
     pub interrupted: bool,
 }
@@ -128,8 +133,6 @@ pub struct Produced {
     pub done: Done,
     /// What must be found.
     pub known: Known,
-    /// Connections that broke (with a ledger, where that is no failure).
-    pub lost: u32,
 }
 
 /// What is known of a topic before it is read.
@@ -245,17 +248,21 @@ impl Exec<'_> {
             .into_iter()
             .map(|a| produce::ProduceLane::new(&plan, shape.clone(), a))
             .collect();
-        let (lanes, done) = self.drive(lanes?, workload, workload.limits.duration_ns)?;
+        let (lanes, mut done) = self.drive(lanes?, workload, workload.limits.duration_ns)?;
+        let sent: u64 = lanes.iter().map(produce::ProduceLane::sent).sum();
+        let acked = match workload.acks {
+            Acks::None => 0,
+            _ => done.stats.total.counts.records,
+        };
+        done.unanswered_records = sent.saturating_sub(acked);
         let mut expected: BTreeMap<u32, Vec<Expected>> = BTreeMap::new();
-        let mut lost = 0;
         for lane in lanes {
-            lost += u32::from(lane.is_lost());
             for (partition, e) in lane.finish()? {
                 expected.entry(partition).or_default().push(e);
             }
         }
         let partitions = expected.into_iter().map(|(p, e)| (p, Knowledge::Sent(e))).collect();
-        Ok(Produced { done, known: Known { run: Some(run), partitions }, lost })
+        Ok(Produced { done, known: Known { run: Some(run), partitions } })
     }
 
     /// Fetches `target` from its first offsets to its last ones and checks it against what is
@@ -307,7 +314,7 @@ impl Exec<'_> {
         let (lanes, done) = self.drive(lanes?, workload, duration_ns)?;
         let mut findings = Findings::default();
         for lane in lanes {
-            findings.add(&lane.finish(done.interrupted));
+            findings.add(&lane.finish(done.interrupted || !done.broken.is_empty()));
         }
         Ok(Fetched { done, findings })
     }
@@ -388,12 +395,15 @@ impl Exec<'_> {
         collector.collect(handovers.iter());
         let mut lanes = Vec::new();
         let mut generator = Vec::new();
+        let mut broken = Vec::new();
         let mut last_ns = start_ns;
-        for (share, (thread, last_answer_ns)) in results {
+        for (share, (thread, ran)) in results {
             lanes.extend(share);
             generator.push(thread);
-            last_ns = last_ns.max(last_answer_ns);
+            broken.extend(ran.broken);
+            last_ns = last_ns.max(ran.last_answer_ns);
         }
+        broken.sort_by_key(|b| b.at_ns);
         let elapsed_ns = last_ns - start_ns;
         collector.finish(elapsed_ns);
         let mut server_cpu_ns = self
@@ -420,9 +430,17 @@ impl Exec<'_> {
                 .and_then(|n| n.saturating_mul(1000).checked_div(counts.records)),
             steal_per_10000: steal,
         };
-        let interrupted = self.stop.load(Ordering::Relaxed);
-        let stats = collector;
-        Ok((lanes, Done { stats, elapsed_ns, start_ns, resources, connections, interrupted }))
+        let done = Done {
+            stats: collector,
+            elapsed_ns,
+            start_ns,
+            resources,
+            connections,
+            broken,
+            unanswered_records: 0,
+            interrupted: self.stop.load(Ordering::Relaxed),
+        };
+        Ok((lanes, done))
     }
 
     /// Until all threads have ended: merges numbers and shows progress.
@@ -458,14 +476,14 @@ impl Exec<'_> {
     }
 }
 
-/// The whole life of a load thread. Returns what it spent and when the last answer came.
+/// The whole life of a load thread. Returns what it spent and did.
 fn load_thread<L: Lane>(
     core: Option<u32>,
     body: &Loop<'_>,
     share: &mut [L],
     handover: &Handover,
     open_loop: bool,
-) -> Result<(Thread, u64), ExecError> {
+) -> Result<(Thread, Ran), ExecError> {
     if let Some(core) = core {
         cores::pin(&[core]).map_err(ExecError::Thread)?;
     }
@@ -482,7 +500,7 @@ fn load_thread<L: Lane>(
         busy_ns: ran.busy_ns,
         elapsed_ns: body.clock.now_ns() - before_ns,
     };
-    Ok((thread, ran.last_answer_ns))
+    Ok((thread, ran))
 }
 
 /// Waits until a topic is usable, and says where.

@@ -117,8 +117,6 @@ pub(super) struct ProduceLane<'p> {
     refusal: (ErrorCode, String),
     retry_ns: u64,
     retries: u32,
-    /// The connection broke, and the plan is to note that and go on.
-    lost: bool,
     pending: Pending,
     ledger_ns: u64,
 }
@@ -164,15 +162,14 @@ impl<'p> ProduceLane<'p> {
             refusal: (ErrorCode::None, String::new()),
             retry_ns: 0,
             retries: 0,
-            lost: false,
             pending: Pending::default(),
             ledger_ns: 0,
         })
     }
 
-    /// Whether the connection broke.
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost
+    /// How many records left, or were to leave.
+    pub(super) fn sent(&self) -> u64 {
+        self.streams.iter().map(|s| s.next).sum()
     }
 
     /// What must and may be found, by partition; writes the rest of the ledger.
@@ -390,45 +387,6 @@ impl<'p> ProduceLane<'p> {
         self.flush(turn)?;
         Ok(if moved { Sent::Reconnected } else { Sent::Something })
     }
-
-    fn try_receive(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), ExecError> {
-        loop {
-            let filled = self.inbox.fill(&self.socket);
-            turn.now_ns = turn.clock.now_ns();
-            self.take_answers(turn)?;
-            if filled? == Filled::Drained {
-                break;
-            }
-        }
-        if let Some(ledger) = &self.plan.ledger
-            && turn.now_ns >= self.ledger_ns
-        {
-            self.ledger_ns = turn.now_ns + LEDGER_PAUSE_NS;
-            ledger.write(&mut self.pending)?;
-        }
-        Ok(())
-    }
-
-    fn try_send(&mut self, turn: &mut Turn<'_, '_>) -> Result<Sent, ExecError> {
-        if !self.refused.is_empty() {
-            return self.retry(turn);
-        }
-        self.stamp(turn)?;
-        let worked = self.flush(turn)?;
-        Ok(if worked { Sent::Something } else { Sent::Nothing })
-    }
-
-    /// With a ledger, a broken connection is what the run waits for.
-    fn survive<T: Default>(&mut self, result: Result<T, ExecError>) -> Result<T, ExecError> {
-        match result {
-            Err(error) if self.plan.ledger.is_some() && error.is_loss() => {
-                self.lost = true;
-                self.blocked = false;
-                Ok(T::default())
-            }
-            result => result,
-        }
-    }
 }
 
 /// The correlation id of a connection's request number `request`.
@@ -456,19 +414,30 @@ impl Lane for ProduceLane<'_> {
     }
 
     fn receive(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), ExecError> {
-        if self.lost {
-            return Ok(());
+        loop {
+            let filled = self.inbox.fill(&self.socket);
+            turn.now_ns = turn.clock.now_ns();
+            self.take_answers(turn)?;
+            if filled? == Filled::Drained {
+                break;
+            }
         }
-        let received = self.try_receive(turn);
-        self.survive(received)
+        if let Some(ledger) = &self.plan.ledger
+            && turn.now_ns >= self.ledger_ns
+        {
+            self.ledger_ns = turn.now_ns + LEDGER_PAUSE_NS;
+            ledger.write(&mut self.pending)?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, turn: &mut Turn<'_, '_>) -> Result<Sent, ExecError> {
-        if self.lost {
-            return Ok(Sent::Nothing);
+        if !self.refused.is_empty() {
+            return self.retry(turn);
         }
-        let sent = self.try_send(turn);
-        self.survive(sent)
+        self.stamp(turn)?;
+        let worked = self.flush(turn)?;
+        Ok(if worked { Sent::Something } else { Sent::Nothing })
     }
 
     fn is_blocked(&self) -> bool {
@@ -476,9 +445,6 @@ impl Lane for ProduceLane<'_> {
     }
 
     fn due_ns(&self) -> Option<u64> {
-        if self.lost {
-            return None;
-        }
         if !self.refused.is_empty() {
             return (self.answered == self.next).then_some(self.retry_ns);
         }
@@ -488,12 +454,12 @@ impl Lane for ProduceLane<'_> {
 
     fn is_done(&self, stopping: bool) -> bool {
         let drained = self.answered == self.next && self.refused.is_empty();
-        self.lost || (drained && (stopping || self.left == 0))
+        drained && (stopping || self.left == 0)
     }
 
     fn waiting_since(&self) -> Option<(u64, u64)> {
         let oldest = self.requests[self.slot(self.answered)];
         let allowed_ns = u64::from(self.plan.workload.timeout_ms) * 1_000_000;
-        (self.answered < self.next && !self.lost).then_some((oldest.sent_ns, allowed_ns))
+        (self.answered < self.next).then_some((oldest.sent_ns, allowed_ns))
     }
 }

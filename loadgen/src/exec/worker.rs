@@ -84,26 +84,70 @@ pub(super) struct Loop<'a> {
 }
 
 /// What a loop did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Ran {
     /// Time in turns that had something to do.
     pub(super) busy_ns: u64,
     /// When the last answer came.
     pub(super) last_answer_ns: u64,
+    /// Lanes that could not go on.
+    pub(super) broken: Vec<Broken>,
+}
+
+/// A connection that ended before it was done.
+#[derive(Debug)]
+pub struct Broken {
+    /// When, from the start of the phase.
+    pub at_ns: u64,
+    /// Why.
+    pub why: ExecError,
+}
+
+/// A lane, and how the loop sees it.
+struct Seat<'l, L> {
+    lane: &'l mut L,
+    /// Whether it is watched for room to write.
+    blocked: bool,
+    /// Whether it is over, although it is not done.
+    broken: bool,
+}
+
+impl<L: Lane> Seat<'_, L> {
+    fn due_ns(&self) -> Option<u64> {
+        self.lane.due_ns().filter(|_| !self.broken)
+    }
+
+    fn is_done(&self, stopping: bool) -> bool {
+        self.broken || self.lane.is_done(stopping)
+    }
+
+    /// Why it is to be given up, if an answer should have come before `now_ns`.
+    fn overdue(&self, now_ns: u64) -> Option<ExecError> {
+        let (since_ns, allowed_ns) = self.lane.waiting_since()?;
+        (!self.broken && now_ns.saturating_sub(since_ns) > allowed_ns).then(|| {
+            let address = self.lane.socket().peer_addr().ok();
+            ExecError::NoAnswer { address, ms: allowed_ns / 1_000_000 }
+        })
+    }
 }
 
 impl Loop<'_> {
-    /// Runs until all lanes are done.
+    /// Runs until all lanes are done. One that breaks ends alone: what the others do is still
+    /// worth its numbers, and where a broker is killed on purpose, its acknowledgements.
+    ///
+    /// # Errors
+    /// [`ExecError::Poll`].
     pub(super) fn run<L: Lane>(
         &self,
         lanes: &mut [L],
         mut recorder: Recorder<'_>,
     ) -> Result<Ran, ExecError> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut blocked = vec![false; lanes.len()];
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            lane.begin(self.start_ns);
-            watch(&poll, lane.socket(), i, Watch::New { writable: false })?;
+        let mut seats: Vec<_> =
+            lanes.iter_mut().map(|lane| Seat { lane, blocked: false, broken: false }).collect();
+        for (i, seat) in seats.iter_mut().enumerate() {
+            seat.lane.begin(self.start_ns);
+            watch(&poll, seat.lane.socket(), i, Watch::New { writable: false })?;
         }
         let mut events = Vec::with_capacity(EVENTS);
         let mut ran = Ran::default();
@@ -112,7 +156,7 @@ impl Loop<'_> {
         loop {
             let now_ns = self.clock.now_ns();
             let stopping = now_ns >= self.end_ns || self.stop.load(Ordering::Relaxed);
-            if self.failed.load(Ordering::Relaxed) || lanes.iter().all(|l| l.is_done(stopping)) {
+            if self.failed.load(Ordering::Relaxed) || seats.iter().all(|s| s.is_done(stopping)) {
                 recorder.show();
                 ran.last_answer_ns = recorder.finish();
                 return Ok(ran);
@@ -120,7 +164,7 @@ impl Loop<'_> {
             recorder.tick(now_ns);
             let mut turn = Turn { now_ns, clock: self.clock, recorder: &mut recorder, stopping };
             events.clear();
-            let timeout = self.timeout(lanes, now_ns, first_round);
+            let timeout = self.timeout(&seats, now_ns, first_round);
             match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -131,19 +175,21 @@ impl Loop<'_> {
             let mut worked = !events.is_empty();
             for event in &events {
                 let i = crate::num::index(event.data.u64());
-                let Some(lane) = lanes.get_mut(i) else { continue };
+                let Some(seat) = seats.get_mut(i) else { continue };
                 let flags = event.flags;
-                if flags != epoll::EventFlags::OUT {
-                    lane.receive(&mut turn)?;
+                if flags != epoll::EventFlags::OUT
+                    && let Err(why) = seat.lane.receive(&mut turn)
+                {
+                    self.give_up(&poll, seat, why, turn.now_ns, &mut ran);
                 }
-                worked |= self.send(&poll, lane, i, &mut blocked[i], &mut turn)?;
+                worked |= self.send(&poll, seat, i, &mut turn, &mut ran)?;
             }
             if worked {
                 turn.now_ns = self.clock.now_ns();
             }
-            for (i, lane) in lanes.iter_mut().enumerate() {
-                if first_round || lane.due_ns().is_some_and(|due| due <= turn.now_ns) {
-                    worked |= self.send(&poll, lane, i, &mut blocked[i], &mut turn)?;
+            for (i, seat) in seats.iter_mut().enumerate() {
+                if first_round || seat.due_ns().is_some_and(|due| due <= turn.now_ns) {
+                    worked |= self.send(&poll, seat, i, &mut turn, &mut ran)?;
                 }
             }
             first_round = false;
@@ -153,7 +199,11 @@ impl Loop<'_> {
             }
             if now_ns >= overdue_check_ns {
                 overdue_check_ns = now_ns + OVERDUE_CHECK_NS;
-                overdue(lanes, now_ns)?;
+                for seat in &mut seats {
+                    if let Some(why) = seat.overdue(now_ns) {
+                        self.give_up(&poll, seat, why, now_ns, &mut ran);
+                    }
+                }
             }
         }
     }
@@ -161,29 +211,54 @@ impl Loop<'_> {
     fn send<L: Lane>(
         &self,
         poll: &OwnedFd,
-        lane: &mut L,
+        seat: &mut Seat<'_, L>,
         i: usize,
-        was_blocked: &mut bool,
         turn: &mut Turn<'_, '_>,
+        ran: &mut Ran,
     ) -> Result<bool, ExecError> {
-        let sent = lane.send(turn)?;
-        let writable = lane.is_blocked();
+        if seat.broken {
+            return Ok(false);
+        }
+        let sent = match seat.lane.send(turn) {
+            Ok(sent) => sent,
+            Err(why) => {
+                self.give_up(poll, seat, why, turn.now_ns, ran);
+                return Ok(true);
+            }
+        };
+        let writable = seat.lane.is_blocked();
         if sent == Sent::Reconnected {
             // The old socket is closed and so no longer watched.
-            watch(poll, lane.socket(), i, Watch::New { writable })?;
-        } else if writable != *was_blocked {
-            watch(poll, lane.socket(), i, Watch::Again { writable })?;
+            watch(poll, seat.lane.socket(), i, Watch::New { writable })?;
+        } else if writable != seat.blocked {
+            watch(poll, seat.lane.socket(), i, Watch::Again { writable })?;
         }
-        *was_blocked = writable;
+        seat.blocked = writable;
         Ok(sent != Sent::Nothing)
     }
 
+    /// Ends a lane that cannot go on.
+    fn give_up<L: Lane>(
+        &self,
+        poll: &OwnedFd,
+        seat: &mut Seat<'_, L>,
+        why: ExecError,
+        now_ns: u64,
+        ran: &mut Ran,
+    ) {
+        seat.broken = true;
+        ran.broken.push(Broken { at_ns: now_ns.saturating_sub(self.start_ns), why });
+        // An end of file would be told of in every turn. A socket that took the place of a watched
+        // one is not watched yet, and that is as well.
+        let _unwatched = epoll::delete(poll, seat.lane.socket());
+    }
+
     /// How long to wait for events.
-    fn timeout<L: Lane>(&self, lanes: &[L], now_ns: u64, first_round: bool) -> Timespec {
-        if self.spin || first_round {
+    fn timeout<L: Lane>(&self, seats: &[Seat<'_, L>], now_ns: u64, first: bool) -> Timespec {
+        if self.spin || first {
             return Timespec { tv_sec: 0, tv_nsec: 0 };
         }
-        let due = lanes.iter().filter_map(Lane::due_ns).min().unwrap_or(u64::MAX);
+        let due = seats.iter().filter_map(Seat::due_ns).min().unwrap_or(u64::MAX);
         let due = due.min(if now_ns < self.end_ns { self.end_ns } else { u64::MAX });
         let wait_ns = due.saturating_sub(now_ns).min(SLEEP_NS_MAX);
         Timespec { tv_sec: 0, tv_nsec: i64::try_from(wait_ns).unwrap_or(0) }
@@ -205,19 +280,6 @@ fn watch(poll: &OwnedFd, socket: &TcpStream, i: usize, how: Watch) -> Result<(),
     match how {
         Watch::New { .. } => epoll::add(poll, socket, data, flags)?,
         Watch::Again { .. } => epoll::modify(poll, socket, data, flags)?,
-    }
-    Ok(())
-}
-
-fn overdue<L: Lane>(lanes: &[L], now_ns: u64) -> Result<(), ExecError> {
-    for lane in lanes {
-        if let Some((since_ns, allowed_ns)) = lane.waiting_since()
-            && now_ns.saturating_sub(since_ns) > allowed_ns
-        {
-            let address = lane.socket().peer_addr().ok();
-            let seconds = allowed_ns / 1_000_000_000;
-            return Err(ExecError::NoAnswer { address, seconds });
-        }
     }
     Ok(())
 }

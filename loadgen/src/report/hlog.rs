@@ -1,7 +1,7 @@
 //! The response times of each second as an HdrHistogram interval log: what its viewers and
 //! processors read. Values are nanoseconds; the tag of a line names its phase.
 
-use super::{Kind, Report};
+use super::Report;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{
     IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
@@ -29,7 +29,7 @@ pub fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
     for (number, phase) in (1..).zip(&report.phases) {
         // Tags end at a comma and lines at a newline; names may hold anything.
         let name: String = phase.workload.name.chars().map(plain).collect();
-        let tag = format!("{number}-{name}-{}", kind(phase.kind));
+        let tag = format!("{number}-{name}-{}", phase.kind.name());
         let tag = Tag::new(&tag).ok_or_else(|| invalid("a tag"))?;
         for row in phase.series.iter().filter(|row| !row.histogram.is_empty()) {
             let histogram: Histogram<u64> = Deserializer::new()
@@ -48,13 +48,6 @@ pub fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
 
 fn plain(c: char) -> char {
     if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }
-}
-
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Produce | Kind::RawProduce => "produce",
-        Kind::Fetch | Kind::RawFetch => "fetch",
-    }
 }
 
 fn invalid(what: &str) -> io::Error {

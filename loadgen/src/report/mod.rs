@@ -26,6 +26,9 @@ const STEAL_PER_10000_MAX: u64 = 100;
 /// How late the generator may be, of the response time, both at the 99th percentile: a tenth.
 const LAG_SHARE: u64 = 10;
 
+/// How many reasons why connections broke are told.
+const REASONS_MAX: usize = 3;
+
 /// A lag below this is no reason to doubt anything: clocks and system calls are not finer.
 const LAG_NS_MIN: u64 = 20_000;
 
@@ -37,6 +40,8 @@ pub enum Verdict {
     Pass,
     /// A record was lost, doubled, moved or changed.
     Violated,
+    /// It could not be done to its end.
+    Failed,
     /// The numbers do not say what they seem to.
     Invalid,
     /// The user stopped it.
@@ -44,11 +49,13 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The process's exit code. 1 and 2 belong to programs that could not run or understand.
+    /// The process's exit code. 1 and 2 belong to programs that could not do or understand what
+    /// was asked.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Pass => 0,
+            Self::Failed => 1,
             Self::Violated => 10,
             Self::Invalid => 14,
             Self::Interrupted => 130,
@@ -68,6 +75,24 @@ pub enum Kind {
     RawProduce,
     /// Read from a server without a protocol.
     RawFetch,
+}
+
+impl Kind {
+    /// In a word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Produce | Self::RawProduce => "produce",
+            Self::Fetch | Self::RawFetch => "fetch",
+        }
+    }
+}
+
+/// What a phase is called: its workload and what it does, if that is not the workload's name.
+#[must_use]
+pub fn title(workload: &Workload, kind: Kind) -> String {
+    let (name, what) = (&workload.name, kind.name());
+    if name == what { name.clone() } else { format!("{name}, {what}") }
 }
 
 /// Who was measured.
@@ -110,8 +135,14 @@ pub struct Phase {
     pub elapsed_ns: u64,
     /// Connections used.
     pub connections: u32,
-    /// Connections that broke, where that is no failure.
+    /// Connections that broke, or were given up.
     pub lost_connections: u32,
+    /// When the first of them did, from the start of the phase.
+    pub first_lost_ns: Option<u64>,
+    /// Records sent of which nobody has said what became of them: with acks=0 all.
+    pub unanswered_records: u64,
+    /// Why it was not done to its end, if it was not.
+    pub failure: Option<String>,
     /// What was done.
     pub counts: Counts,
     /// Requests a second that were asked for, if the loop was open.
@@ -155,7 +186,10 @@ impl Phase {
             start_ns: done.start_ns,
             elapsed_ns: done.elapsed_ns,
             connections: done.connections,
-            lost_connections: 0,
+            lost_connections: u32::try_from(done.broken.len()).unwrap_or(u32::MAX),
+            first_lost_ns: done.broken.first().map(|b| b.at_ns),
+            unanswered_records: done.unanswered_records,
+            failure: failure(kind, workload.acks, &done),
             counts,
             requested_requests_per_s: open.map(crate::num::round),
             requests_per_s: per_s(counts.requests),
@@ -174,6 +208,12 @@ impl Phase {
         this
     }
 
+    /// What it is called.
+    #[must_use]
+    pub fn title(&self) -> String {
+        title(&self.workload, self.kind)
+    }
+
     /// Says what limits the meaning of the numbers.
     fn judge(&mut self, interrupted: bool) {
         let busy = self.resources.generator_busy_percent();
@@ -188,6 +228,7 @@ impl Phase {
         if let Some(requested) = self.requested_requests_per_s
             && self.kind != Kind::Fetch
             && !interrupted
+            && self.failure.is_none()
             && self.requests_per_s < requested - requested / 100
         {
             let achieved = self.requests_per_s;
@@ -225,6 +266,30 @@ impl Phase {
             ));
         }
     }
+}
+
+/// Why a phase was not done to its end: what broke, when, and what that leaves open.
+fn failure(kind: Kind, acks: Acks, done: &Done) -> Option<String> {
+    let first = done.broken.first()?;
+    let mut reasons: Vec<String> = Vec::new();
+    for reason in done.broken.iter().map(|b| b.why.to_string()) {
+        if reasons.len() < REASONS_MAX && !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    let (broken, all, when) = (done.broken.len(), done.connections, text::time(first.at_ns));
+    let first = if broken == 1 { "" } else { "the first " };
+    let reasons = reasons.join("; ");
+    let what = format!("{broken} of {all} connections broke, {first}after {when}: {reasons}");
+    let (acked, unanswered) = (done.stats.total.counts.records, done.unanswered_records);
+    Some(match (kind, acks) {
+        (Kind::Fetch | Kind::RawFetch, _) => what,
+        (_, Acks::None) => format!("{what}. {unanswered} records were sent, none acknowledged"),
+        _ => format!(
+            "{what}. {acked} records were acknowledged; whether {unanswered} more that were sent \
+             are there is unknown"
+        ),
+    })
 }
 
 /// What an acknowledgement promises.
@@ -315,6 +380,8 @@ pub struct Report {
     pub phases: Vec<Phase>,
     /// Everything that was found, of all phases.
     pub verification: Option<Findings>,
+    /// Why it was not done to its end, if it was not.
+    pub failures: Vec<String>,
     /// Why numbers do not say what they seem to.
     pub invalid: Vec<String>,
     /// What came of it.
@@ -322,14 +389,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Draws the conclusions from what has been filled in. `numbers_decide`: whether numbers that
-    /// do not say what they seem to make the run invalid, or are only named.
-    pub fn conclude(&mut self, interrupted: bool, numbers_decide: bool) {
+    /// Draws the conclusions from what has been filled in. `ended_by`: what ended the run beside
+    /// its phases' own failures. `numbers_decide`: whether numbers that do not say what they seem
+    /// to make the run invalid, or are only named.
+    pub fn conclude(&mut self, ended_by: Vec<String>, interrupted: bool, numbers_decide: bool) {
         let mut all: Option<Findings> = None;
         for findings in self.phases.iter().filter_map(|p| p.verification.as_ref()) {
             all.get_or_insert_default().add(findings);
         }
         self.verification = all;
+        let failed = self.phases.iter().filter_map(|p| Some((p, p.failure.as_ref()?)));
+        self.failures =
+            failed.map(|(p, why)| format!("{}: {why}", p.title())).chain(ended_by).collect();
         let phases = self.phases.iter();
         self.invalid = phases
             .flat_map(|p| p.invalid.iter().map(|why| format!("{}: {why}", p.workload.name)))
@@ -337,6 +408,8 @@ impl Report {
             .collect();
         self.verdict = if self.verification.as_ref().is_some_and(|f| !f.is_clean()) {
             Verdict::Violated
+        } else if !self.failures.is_empty() {
+            Verdict::Failed
         } else if interrupted {
             Verdict::Interrupted
         } else if numbers_decide && !self.invalid.is_empty() {

@@ -1,11 +1,13 @@
 //! A result survives its files, and says what it must.
 
 use super::*;
+use crate::exec::{Broken, ExecError};
 use crate::stats::{Collector, Handover, Recorder};
 use crate::workload::Rate;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use std::io;
 
 /// A phase of three seconds with one request a millisecond, answered within `latency_ns`.
 fn done(latency_ns: u64, lag_ns: u64, open: bool) -> Done {
@@ -38,6 +40,8 @@ fn done_at(each_ms: usize, latency_ns: u64, lag_ns: u64, open: bool) -> Done {
         start_ns: 250_000_000,
         resources: Resources { server_cpu_ns_per_request: Some(1_500), ..Resources::default() },
         connections: 8,
+        broken: Vec::new(),
+        unanswered_records: 0,
         interrupted: false,
     }
 }
@@ -60,10 +64,11 @@ fn report(phases: Vec<Phase>) -> Report {
         placement: PlacementFacts::default(),
         phases,
         verification: None,
+        failures: Vec::new(),
         invalid: Vec::new(),
         verdict: Verdict::Pass,
     };
-    report.conclude(false, true);
+    report.conclude(Vec::new(), false, true);
     report
 }
 
@@ -178,19 +183,58 @@ fn a_violation_outweighs_everything() {
     let mut report = report(vec![phase]);
     assert_eq!(report.verdict, Verdict::Violated);
     report.phases[0].verification = Some(Findings::default());
-    report.conclude(false, true);
+    report.conclude(Vec::new(), false, true);
     assert_eq!(report.verdict, Verdict::Invalid);
-    report.conclude(false, false);
+    report.conclude(Vec::new(), false, false);
     assert_eq!(report.verdict, Verdict::Pass);
     assert!(text::render(&report).contains("PASS, but not all numbers say what they seem to"));
     report.phases[0].invalid.clear();
-    report.conclude(true, true);
+    report.conclude(Vec::new(), true, true);
     assert_eq!(report.verdict, Verdict::Interrupted);
-    assert_eq!(
-        [0, 10, 14, 130],
-        [Verdict::Pass, Verdict::Violated, Verdict::Invalid, Verdict::Interrupted,]
-            .map(Verdict::exit_code)
+    report.conclude(vec!["the topic is left behind".into()], true, true);
+    assert_eq!(report.verdict, Verdict::Failed);
+    let all = [Verdict::Pass, Verdict::Failed, Verdict::Violated, Verdict::Invalid];
+    assert_eq!([0, 1, 10, 14], all.map(Verdict::exit_code));
+    assert_eq!(Verdict::Interrupted.exit_code(), 130);
+}
+
+#[test]
+fn connections_that_broke_fail_a_run_and_are_told() {
+    let broken = |at_ns, why| Broken { at_ns, why };
+    let lost = |kind: io::ErrorKind| ExecError::Lost { source: kind.into() };
+    let report_of = |acks, broken| {
+        let workload = Workload { acks, ..Workload::default() };
+        let done = Done { broken, unanswered_records: 640, ..done(2_000_000, 0, false) };
+        report(vec![Phase::new(Kind::Produce, &workload, String::new(), done)])
+    };
+    let one = report_of(Acks::All, vec![broken(1_500_000_000, lost(io::ErrorKind::UnexpectedEof))]);
+    assert_eq!((one.verdict, one.phases[0].lost_connections), (Verdict::Failed, 1));
+    assert_eq!(one.phases[0].first_lost_ns, Some(1_500_000_000));
+    let text = text::render(&one);
+    assert!(
+        text.contains(
+            "throughput, produce: 1 of 8 connections broke, after 1.50 s: the other side closed \
+             it. 192000 records were acknowledged; whether 640 more that were sent are there is \
+             unknown"
+        ),
+        "{text}"
     );
+    assert!(text.contains("verdict    FAILED"), "{text}");
+    let two = report_of(
+        Acks::None,
+        vec![
+            broken(1_000_000_000, lost(io::ErrorKind::UnexpectedEof)),
+            broken(2_000_000_000, ExecError::MovedApart),
+            broken(2_000_000_000, lost(io::ErrorKind::UnexpectedEof)),
+        ],
+    );
+    let [why] = &two.failures[..] else { panic!("{:?}", two.failures) };
+    assert!(why.contains("3 of 8 connections broke, the first after 1.00 s: the other"), "{why}");
+    assert!(
+        why.contains("; the partitions") && why.contains("640 records were sent, none"),
+        "{why}"
+    );
+    assert_eq!(why.matches("closed").count(), 1, "{why}");
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn describe(phase: &Phase) -> String {
     let plural = |n: u32| if n == 1 { "" } else { "s" };
     let compression = match w.compression {
         crate::workload::codec::Codec::None => String::new(),
-        codec => format!(", {codec:?}").to_lowercase(),
+        codec => format!(", {codec}"),
     };
     let rate = match w.rate {
         Rate::Max => format!("{} in flight on each", w.depth),
@@ -169,13 +169,9 @@ fn write_phase(p: &Phase, out: &mut String) -> fmt::Result {
 }
 
 fn write_figures(p: &Phase, out: &mut String) -> fmt::Result {
-    let name = match p.kind {
-        Kind::Produce | Kind::RawProduce => "produce",
-        Kind::Fetch | Kind::RawFetch => "fetch",
-    };
     row(
         out,
-        name,
+        p.kind.name(),
         [&count(p.records_per_s), &throughput(p.bytes_per_s), &count(p.requests_per_s)],
         &p.response,
     )?;
@@ -193,9 +189,6 @@ fn write_figures(p: &Phase, out: &mut String) -> fmt::Result {
         }
     }
     writeln!(out)?;
-    if p.lost_connections > 0 {
-        writeln!(out, "    {} of {} connections broke", p.lost_connections, p.connections)?;
-    }
     for note in &p.notes {
         writeln!(out, "    note: {note}")?;
     }
@@ -248,14 +241,20 @@ fn verification(p: &Phase, f: &Findings, out: &mut String) -> fmt::Result {
 }
 
 fn tail(r: &Report, out: &mut String) -> fmt::Result {
+    for why in &r.failures {
+        writeln!(out, "failed     {why}")?;
+    }
     for why in &r.invalid {
         writeln!(out, "invalid    {why}")?;
     }
     if let Some(f) = &r.verification {
-        let said = if f.is_clean() {
-            format!("{} records read back, each once, in order, as sent", f.read)
-        } else {
+        let said = if !f.is_clean() {
             format!("{} violations in {} records", f.violations(), f.read)
+        } else if f.read < f.acked {
+            let Findings { read, acked, .. } = f;
+            format!("{read} of {acked} acknowledged records read back, those in order, as sent")
+        } else {
+            format!("{} records read back, each once, in order, as sent", f.read)
         };
         writeln!(out, "verified   {said}")?;
     }
@@ -263,6 +262,7 @@ fn tail(r: &Report, out: &mut String) -> fmt::Result {
         Verdict::Pass if r.invalid.is_empty() => "PASS",
         Verdict::Pass => "PASS, but not all numbers say what they seem to: see above",
         Verdict::Violated => "VIOLATED",
+        Verdict::Failed => "FAILED (it was not done to its end: see above)",
         Verdict::Invalid => "INVALID (the numbers, not the server: see above)",
         Verdict::Interrupted => "INTERRUPTED",
     };

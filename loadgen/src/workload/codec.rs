@@ -30,6 +30,26 @@ pub enum Codec {
     Zstd,
 }
 
+impl Codec {
+    /// Kafka's name for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Why bytes could not be compressed or decompressed.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
@@ -37,7 +57,7 @@ pub enum CodecError {
     #[error("compression type {0} does not exist")]
     Unknown(i16),
     /// The bytes are not of this codec.
-    #[error("not {codec:?}: {why}")]
+    #[error("not {codec}: {why}")]
     Malformed {
         /// The codec that the batch names.
         codec: Codec,

@@ -121,7 +121,8 @@ class Rounds:
                 if load.poll() is None:
                     load.kill()
                     load.wait()
-        if "connections broke" not in self.said("load.log"):
+        # To have lost its broker is a failure, which is what 1 says.
+        if load.returncode != 1 or "connections broke" not in self.said("load.log"):
             raise check.Violation(f"the load did not see the kill: {self.said('load.log')}")
 
     def kill_amid_recovery(self):

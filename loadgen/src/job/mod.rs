@@ -1,25 +1,28 @@
 //! A whole run: target, warm-up, phases, clean-up, report.
 
+mod error;
+mod host;
+mod publish;
+
+pub use error::JobError;
+
 use crate::cli::{self, Cli, Mode, WarmUp};
-use crate::client::{self, ClientError, Control};
+use crate::client::{ClientError, Control};
 use crate::clock::{Clock, nanos};
-use crate::embedded::{self, Embedded, EmbeddedError};
 use crate::exec::{self, Exec, ExecError, Known, Produced, ServerMeter, Target, cores};
 use crate::num;
 use crate::probe::{Machine, Probe, file_system};
 use crate::report::progress::Line;
 use crate::report::{
-    Kind, Phase, PlacementFacts, Report, SCHEMA, TargetFacts, TargetKind, Tool, Verdict, contract,
-    hlog, json, text,
+    self, Kind, Phase, PlacementFacts, Report, SCHEMA, TargetFacts, TargetKind, Tool, Verdict,
+    contract,
 };
 use crate::verify::Knowledge;
-use crate::verify::ledger::{self, Ledger, LedgerError};
-use crate::workload::{Limits, Rate, Verify, Workload, WorkloadError};
+use crate::verify::ledger::{self, Ledger};
+use crate::workload::{Limits, Rate, Verify, Workload};
+use host::Host;
 use kariz_protocol::ErrorCode;
-use std::fs;
-use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,83 +32,8 @@ const WARM_UP_NS_MAX: u64 = 10_000_000_000;
 /// The main job's: it has a minute for everything.
 const MAIN_WARM_UP_NS: u64 = 5_000_000_000;
 
-/// Why there is no result.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// The flags contradict each other.
-    #[error("{0}")]
-    Usage(String),
-    /// The workload makes no sense.
-    #[error(transparent)]
-    Workload(#[from] WorkloadError),
-    /// The broker cannot be talked to.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// A phase failed.
-    #[error("{phase}: {error}")]
-    Exec {
-        /// What was done.
-        phase: String,
-        /// What went wrong.
-        error: ExecError,
-    },
-    /// The embedded server failed.
-    #[error(transparent)]
-    Embedded(#[from] EmbeddedError),
-    /// The ledger failed.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// A file or directory could not be written.
-    #[error("{}: {error}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// Something of the process itself.
-    #[error("{what}: {error}")]
-    Process {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        error: io::Error,
-    },
-}
-
-impl JobError {
-    /// The process's exit code: 2 if other flags help, else 1.
-    #[must_use]
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) | Self::Workload(_) => 2,
-            _ => 1,
-        }
-    }
-}
-
-/// A directory that is removed when it is dropped.
-#[derive(Debug)]
-struct TemporaryDir(PathBuf);
-
-impl TemporaryDir {
-    fn create(path: PathBuf) -> Result<Self, JobError> {
-        match fs::create_dir_all(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(error) => Err(JobError::File { path, error }),
-        }
-    }
-}
-
-impl Drop for TemporaryDir {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("kariz-loadgen: {} is left behind: {error}", self.0.display());
-        }
-    }
-}
-
-/// Does what the command line says and returns the verdict; the report is printed and written.
+/// Does what the command line says and returns the verdict; the report is printed and written,
+/// also of a run that failed, unless it did so before anything was measured.
 ///
 /// # Errors
 /// Any [`JobError`].
@@ -167,118 +95,20 @@ pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
         placement: PlacementFacts { before, after },
         phases,
         verification: None,
+        failures: Vec::new(),
         invalid: Vec::new(),
         verdict: Verdict::Pass,
     };
-    host.stop()?;
-    worked?;
+    let mut errors: Vec<_> = worked.err().into_iter().chain(host.stop().err()).collect();
+    if report.phases.is_empty() && !errors.is_empty() {
+        return Err(errors.swap_remove(0));
+    }
     // The main job is about records; its machine may be anybody's.
     let numbers_decide = cli.strict || !cli.is_main_job();
-    report.conclude(job.stop.load(Ordering::Relaxed), numbers_decide);
-    publish(cli, &report)?;
+    let ended_by = errors.iter().map(ToString::to_string).collect();
+    report.conclude(ended_by, job.stop.load(Ordering::Relaxed), numbers_decide);
+    publish::publish(cli, &report)?;
     Ok(report.verdict)
-}
-
-/// Prints the report and writes its files.
-fn publish(cli: &Cli, report: &Report) -> Result<(), JobError> {
-    let dir = cli.out.clone().unwrap_or_else(|| {
-        if Path::new("target").is_dir() {
-            PathBuf::from("target/kariz-loadgen")
-        } else {
-            PathBuf::from("kariz-loadgen-result")
-        }
-    });
-    fs::create_dir_all(&dir).map_err(|error| JobError::File { path: dir.clone(), error })?;
-    let file = |name: &str, write: &dyn Fn(&mut BufWriter<fs::File>) -> io::Result<()>| {
-        let path = dir.join(name);
-        let written = fs::File::create(&path).and_then(|file| {
-            let mut out = BufWriter::new(file);
-            write(&mut out)?;
-            out.flush()
-        });
-        written.map_err(|error| JobError::File { path, error })
-    };
-    file("result.json", &|out| json::write(report, out))?;
-    file("latency.hlog", &|out| hlog::write(report, out))?;
-    let mut out = io::stdout().lock();
-    let printed = match cli.format {
-        cli::Format::Json => json::write(report, &mut out),
-        cli::Format::Text => {
-            let text = text::render(report);
-            let files = format!("files      {}/{{result.json,latency.hlog}}\n", dir.display());
-            // The verdict stays the last line.
-            let at = text.rfind("verdict ").unwrap_or(text.len());
-            write!(out, "{}{files}{}", &text[..at], &text[at..])
-        }
-    };
-    // A closed pipe is not worth a failure: the files are there.
-    let _printed = printed;
-    Ok(())
-}
-
-/// Who is measured, and from where.
-struct Host {
-    kind: TargetKind,
-    address: SocketAddr,
-    server_cores: Vec<u32>,
-    load_cores: Vec<u32>,
-    // Before the directory: the server stops while its files are there.
-    embedded: Option<Embedded>,
-    data: Option<TemporaryDir>,
-}
-
-impl Host {
-    fn find(cli: &Cli, run: u64) -> Result<Self, JobError> {
-        let (server_half, load_half) = cores::halves(&cores::available());
-        if let Some(brokers) = &cli.brokers {
-            let kind = if cli.raw { TargetKind::Raw } else { TargetKind::Broker };
-            let first = brokers.split(',').next().unwrap_or(brokers);
-            let address = client::resolve(first)?;
-            // A broker on this machine needs cores, too.
-            let free = if address.ip().is_loopback() { load_half } else { cores::available() };
-            return Ok(Self {
-                kind,
-                address,
-                server_cores: cli.server_cores.clone().map(|c| c.0).unwrap_or_default(),
-                load_cores: cli.cores.clone().map_or(free, |c| c.0),
-                embedded: None,
-                data: None,
-            });
-        }
-        if cli.raw || matches!(cli.mode, Some(Mode::Fetch | Mode::Verify)) {
-            return Err(JobError::Usage("name the server to talk to with -b HOST:PORT".into()));
-        }
-        let load_cores = cli.cores.clone().map_or(load_half, |c| c.0);
-        let server_cores = cli.server_cores.clone().map_or(server_half, |c| c.0);
-        let parent = cli.data.clone().unwrap_or_else(|| {
-            let target = PathBuf::from("target");
-            if target.is_dir() { target } else { std::env::temp_dir() }
-        });
-        let data = TemporaryDir::create(parent.join(format!("kariz-loadgen-{run:016x}")))?;
-        let embedded = embedded::start(&data.0, &server_cores)?;
-        Ok(Self {
-            kind: TargetKind::Embedded,
-            address: embedded.bootstrap,
-            server_cores,
-            load_cores,
-            embedded: Some(embedded),
-            data: Some(data),
-        })
-    }
-
-    fn meter(&self, cli: &Cli) -> ServerMeter {
-        match cli.server_pid {
-            Some(pid) => ServerMeter::Process(pid),
-            None if self.kind == TargetKind::Embedded => ServerMeter::Rest,
-            None => ServerMeter::None,
-        }
-    }
-
-    fn stop(self) -> Result<(), JobError> {
-        let stopped = self.embedded.map_or(Ok(()), Embedded::stop);
-        drop(self.data);
-        Ok(stopped?)
-    }
 }
 
 /// A run under way.
@@ -298,8 +128,8 @@ struct Job<'c> {
 }
 
 /// A phase's outcome, with its name in the error.
-fn named<T>(workload: &Workload, what: &str, result: Result<T, ExecError>) -> Result<T, JobError> {
-    result.map_err(|error| JobError::Exec { phase: format!("{}, {what}", workload.name), error })
+fn named<T>(workload: &Workload, kind: Kind, result: Result<T, ExecError>) -> Result<T, JobError> {
+    result.map_err(|error| JobError::Exec { phase: report::title(workload, kind), error })
 }
 
 impl Job<'_> {
@@ -320,7 +150,7 @@ impl Job<'_> {
                     return Err(JobError::Usage("a raw server has nothing to verify".into()));
                 }
             }
-            if self.stopped() {
+            if self.is_over() {
                 break;
             }
         }
@@ -334,7 +164,7 @@ impl Job<'_> {
                 self.warm_up(workload, MAIN_WARM_UP_NS)?;
             }
             self.one(workload)?;
-            if self.stopped() {
+            if self.is_over() {
                 break;
             }
         }
@@ -354,6 +184,11 @@ impl Job<'_> {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Whether no further workload is to be begun: the user stopped, or this one failed.
+    fn is_over(&self) -> bool {
+        self.stopped() || self.phases.iter().any(|p| p.failure.is_some())
+    }
+
     fn control(&self) -> Result<Control, ClientError> {
         Control::connect(self.bootstrap)
     }
@@ -368,10 +203,22 @@ impl Job<'_> {
         let mut control = self.control()?;
         self.create(&mut control, &topic, &workload)?;
         let done = self.produce(&mut control, &topic, &workload, None).and_then(|produced| {
-            self.fetch(&mut control, &topic, &workload, &produced.known, None).map(drop)
+            self.whole(Kind::Produce, &workload, produced.done)?;
+            let fetched = self.fetch(&mut control, &topic, &workload, &produced.known, None)?;
+            self.whole(Kind::Fetch, &workload, fetched.done)
         });
-        control.delete_topic(&topic)?;
-        done
+        // If both fail, the first says why.
+        done.and(self.delete(&mut control, topic))
+    }
+
+    /// Refuses what was not done to its end.
+    fn whole(&self, kind: Kind, workload: &Workload, done: exec::Done) -> Result<(), JobError> {
+        let phase = Phase::new(kind, workload, contract(self.kind, workload), done);
+        phase.failure.map_or(Ok(()), |why| Err(JobError::WarmUp(why)))
+    }
+
+    fn delete(&self, control: &mut Control, topic: String) -> Result<(), JobError> {
+        control.delete_topic(&topic).map_err(|error| JobError::LeftBehind { topic, error })
     }
 
     /// Produces to a topic, reads it back, deletes it.
@@ -380,10 +227,7 @@ impl Job<'_> {
         let topic = self.cli.topic.clone().unwrap_or_else(|| self.new_topic());
         self.create(&mut control, &topic, workload)?;
         let done = self.produce_and_fetch(&mut control, &topic, workload);
-        if !self.cli.keep {
-            control.delete_topic(&topic)?;
-        }
-        done
+        if self.cli.keep { done } else { done.and(self.delete(&mut control, topic)) }
     }
 
     fn produce_and_fetch(
@@ -394,8 +238,9 @@ impl Job<'_> {
     ) -> Result<(), JobError> {
         let produced = self.produce(control, topic, workload, None)?;
         let known = produced.known;
-        self.phase(Kind::Produce, workload, produced.done);
-        if self.stopped() {
+        let phase = self.phase(Kind::Produce, workload, produced.done);
+        // Of a broker to which no connection has lasted nothing can be read back.
+        if phase.lost_connections == phase.connections || self.stopped() {
             return Ok(());
         }
         // The schedule is that of producing; reading back is as fast as it goes.
@@ -431,9 +276,7 @@ impl Job<'_> {
             None => None,
         };
         let produced = self.produce(&mut control, &topic, workload, ledger)?;
-        let lost = produced.lost;
         let phase = self.phase(Kind::Produce, workload, produced.done);
-        phase.lost_connections = lost;
         phase.notes.push(format!("topic {topic} is kept"));
         Ok(())
     }
@@ -475,19 +318,19 @@ impl Job<'_> {
     }
 
     fn raw_produce(&mut self, workload: &Workload) -> Result<(), JobError> {
-        let line = self.line(workload, "produce", true);
+        let line = self.line(workload, Kind::RawProduce, true);
         let done = self.exec(&line).raw_produce(workload, self.bootstrap, self.run);
         line.clear();
-        let done = named(workload, "produce", done)?.done;
+        let done = named(workload, Kind::RawProduce, done)?.done;
         self.phase(Kind::RawProduce, workload, done);
         Ok(())
     }
 
     fn raw_fetch(&mut self, workload: &Workload) -> Result<(), JobError> {
-        let line = self.line(workload, "fetch", true);
+        let line = self.line(workload, Kind::RawFetch, true);
         let done = self.exec(&line).raw_fetch(workload, self.bootstrap, self.run);
         line.clear();
-        let done = named(workload, "fetch", done)?;
+        let done = named(workload, Kind::RawFetch, done)?;
         self.phase(Kind::RawFetch, workload, done);
         Ok(())
     }
@@ -515,10 +358,10 @@ impl Job<'_> {
         ledger: Option<Arc<Ledger>>,
     ) -> Result<Produced, JobError> {
         let target: Target = exec::target(control, topic, None)?;
-        let line = self.line(workload, "produce", true);
+        let line = self.line(workload, Kind::Produce, true);
         let done = self.exec(&line).produce(workload, &target, self.run, ledger);
         line.clear();
-        named(workload, "produce", done)
+        named(workload, Kind::Produce, done)
     }
 
     fn fetch(
@@ -530,17 +373,17 @@ impl Job<'_> {
         duration_ns: Option<u64>,
     ) -> Result<exec::Fetched, JobError> {
         let target = exec::target(control, topic, None)?;
-        let line = self.line(workload, "fetch", duration_ns.is_some());
+        let line = self.line(workload, Kind::Fetch, duration_ns.is_some());
         let done = self.exec(&line).fetch(workload, &target, known, duration_ns);
         line.clear();
-        named(workload, "fetch", done)
+        named(workload, Kind::Fetch, done)
     }
 
-    fn line(&self, workload: &Workload, what: &str, timed: bool) -> Line {
+    fn line(&self, workload: &Workload, kind: Kind, timed: bool) -> Line {
         let limits = workload.limits;
         let bytes = limits.bytes.or(limits.records.map(|n| n * u64::from(workload.record_bytes)));
         let duration_ns = limits.duration_ns.filter(|_| timed);
-        Line::new(&format!("{}: {what}", workload.name), duration_ns, bytes, self.cli.quiet)
+        Line::new(&report::title(workload, kind), duration_ns, bytes, self.cli.quiet)
     }
 
     fn exec<'e>(&self, line: &'e Line) -> Exec<'e> {
