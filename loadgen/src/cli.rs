@@ -55,7 +55,7 @@ pub struct Cli {
     pub server_pid: Option<u32>,
     /// Where the embedded server's data goes, in a directory of its own that is removed again.
     /// Default: ./target if there is one, else the directory for temporary files.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "brokers")]
     pub data: Option<PathBuf>,
     /// A file that tells what was acknowledged: `produce` writes it, `verify` reads it.
     #[arg(long, value_name = "FILE")]
@@ -198,7 +198,9 @@ fn warm_up(text: &str) -> Result<WarmUp, String> {
     match text {
         "auto" => Ok(WarmUp::Auto),
         "off" => Ok(WarmUp::Off),
-        text => workload::duration(text).map(WarmUp::For),
+        text => {
+            workload::duration(text).map(|d| if d.is_zero() { WarmUp::Off } else { WarmUp::For(d) })
+        }
     }
 }
 
@@ -214,9 +216,76 @@ impl Cli {
     pub fn mode(&self) -> Mode {
         self.mode.unwrap_or(Mode::Run)
     }
+
+    /// Refuses flags that the mode would pass over where somebody could rely on them.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), String> {
+        let mode = self.mode();
+        if self.raw && mode == Mode::Verify {
+            return Err("a raw server has nothing to verify".into());
+        }
+        if self.ledger.is_some() {
+            if self.raw || !matches!(mode, Mode::Produce | Mode::Verify) {
+                return Err("--ledger is for `produce`, which writes it, and for `verify`, which \
+                            reads it; a raw server has none"
+                    .into());
+            }
+            if mode == Mode::Produce && self.load.connections.len() > 1 {
+                return Err("a ledger tells of one run: give --connections one number".into());
+            }
+        }
+        let ignored = match mode {
+            Mode::Verify => self.load.beside_reading(),
+            Mode::Fetch if !self.raw => self.load.ends_of_producing(),
+            _ => None,
+        };
+        match (mode, ignored) {
+            (_, None) => Ok(()),
+            (Mode::Verify, Some(flag)) => Err(format!(
+                "`verify` reads all that the ledger tells of and checks every record: leave out \
+                 {flag}"
+            )),
+            (_, Some(flag)) => Err(format!(
+                "`fetch` reads a topic to its end, or again and again for a --duration: leave out \
+                 {flag}"
+            )),
+        }
+    }
+}
+
+/// The first flag that was given, of pairs of whether and which.
+fn first_given<const N: usize>(flags: [(bool, &'static str); N]) -> Option<&'static str> {
+    flags.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
 }
 
 impl Load {
+    /// A flag that only producing looks at to know when to end.
+    fn ends_of_producing(&self) -> Option<&'static str> {
+        first_given([(self.records.is_some(), "--records"), (self.bytes.is_some(), "--bytes")])
+    }
+
+    /// A flag that says nothing to who reads a known topic once, each record.
+    fn beside_reading(&self) -> Option<&'static str> {
+        self.ends_of_producing().or(first_given([
+            (self.duration.is_some(), "--duration"),
+            (self.rate.is_some(), "--rate"),
+            (self.arrival.is_some(), "--arrival"),
+            (self.record_size.is_some(), "--record-size"),
+            (self.batch_records.is_some(), "--batch-records"),
+            (self.partitions.is_some(), "--partitions"),
+            (self.replication_factor.is_some(), "--replication-factor"),
+            (!self.topic_config.is_empty(), "--topic-config"),
+            (self.acks.is_some(), "--acks"),
+            (self.compression.is_some(), "--compression"),
+            (self.compressible.is_some(), "--compressible"),
+            (self.idempotent, "--idempotent"),
+            (self.verify.is_some_and(|v| v != Verify::Full), "--verify"),
+            (self.warm_up.is_some(), "--warm-up"),
+        ]))
+    }
+
     /// The workloads: one for each number of connections.
     #[must_use]
     pub fn workloads(&self, mode: Mode) -> Vec<Workload> {
@@ -347,6 +416,35 @@ mod tests {
             assert!(!parse(args).is_main_job(), "{args}");
         }
         assert_eq!(parse("-d 5s").mode(), Mode::Run);
+    }
+
+    #[test]
+    fn flags_that_a_mode_would_ignore_are_refused() {
+        for bad in [
+            "verify --ledger l --verify off",
+            "verify --ledger l --verify batches",
+            "verify --ledger l -d 5s",
+            "verify --ledger l --records 5",
+            "verify --ledger l -p 4",
+            "verify --raw -b a:1",
+            "run --ledger l",
+            "--ledger l",
+            "fetch -t t --ledger l",
+            "fetch -t t --records 5",
+            "produce --raw -b a:1 --ledger l",
+            "produce -c 1,4 --ledger l",
+        ] {
+            assert!(parse(bad).check().is_err(), "{bad}");
+        }
+        for good in [
+            "",
+            "verify -b a:1 --ledger l -t t --verify full -c 4 --depth 2 --timeout 5s",
+            "produce --ledger l -c 4 --warm-up off",
+            "fetch -t t --record-size 1KiB -d 5s",
+            "fetch --raw -b a:1 --records 5",
+        ] {
+            assert_eq!(parse(good).check(), Ok(()), "{good}");
+        }
     }
 
     #[test]

@@ -162,6 +162,11 @@ fn a_ledger_is_kept_and_checked() {
     let done = run(&dir, &verify);
     assert_verified(&done);
     assert_eq!(dir.result()["verification"]["acked"], 20_032);
+    // It is checked against the topic that it tells of, and each record is.
+    let (code, text) = run(&dir, &format!("{verify} -t other"));
+    assert!(code == 2 && text.contains("tells of topic kept, not of other"), "{text}");
+    assert_eq!(run(&dir, &format!("{verify} --verify off")).0, 2);
+    assert_verified(&run(&dir, &format!("{verify} -t kept --verify full")));
     // The same topic again: its ledger would not start at its first record.
     assert_eq!(run(&dir, &produce).0, 2);
     // What a ledger tells and a log does not have is lost.
@@ -356,6 +361,8 @@ fn fetching_alone_checks_what_it_can() {
         assert_verified(&done);
         assert_eq!(dir.result()["phases"][0]["counts"]["records"], 10_048, "{verify}");
     }
+    let (code, text) = run(&dir, &format!("fetch -b {broker} -t unknown"));
+    assert!(code == 1 && text.contains("topic unknown: UNKNOWN_TOPIC_OR_PARTITION"), "{text}");
     // Again and again for some time, with the CPU time of this process as the server's.
     let pid = std::process::id();
     assert_verified(&run(&dir, &format!("fetch -b {broker} -t t -d 500ms --server-pid {pid}")));
@@ -367,9 +374,27 @@ fn fetching_alone_checks_what_it_can() {
 #[test]
 fn what_cannot_be_run_says_so() {
     let dir = Dir::new("errors");
+    // Before anything is connected to or made.
+    fs::write(dir.0.join("out"), "").unwrap();
+    let (code, text) = run(&dir, "run -b 127.0.0.1:1");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("/out: File exists"), "{text}");
+    fs::remove_file(dir.0.join("out")).unwrap();
     assert_eq!(run(&dir, "run --record-size 10").0, 2);
     assert_eq!(run(&dir, "fetch -t t").0, 2);
     assert_eq!(run(&dir, "run --no-such-flag").0, 2);
+    let (code, text) = run(&dir, "run -b 127.0.0.1:1 --cores 0,1023");
+    assert!(code == 2 && text.contains("CPU 1023"), "{text}");
+    let (code, text) = run(&dir, "run -b 127.0.0.1:1 --server-pid 4194305");
+    assert!(code == 2 && text.contains("no process 4194305"), "{text}");
+    let (code, text) = run(&dir, "run -b localhost");
+    assert!(code == 1 && text.contains("`localhost` is no HOST:PORT"), "{text}");
+    for nothing in ["-d 0s", "--records 0", "--bytes 0", "-r 0", "-c 0", "--timeout 0s"] {
+        let (code, text) = run(&dir, &format!("run {nothing}"));
+        assert_eq!(code, 2, "{nothing}: {text}");
+    }
+    let (code, text) = run(&dir, "fetch -b 127.0.0.1:1 -t t -d 0s");
+    assert!(code == 2 && text.contains("--duration must be more than 0"), "{text}");
     let (code, text) = run(&dir, "run -b 127.0.0.1:1");
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("is a broker listening there?"), "{text}");

@@ -53,6 +53,14 @@ pub enum JobError {
         /// Why.
         error: io::Error,
     },
+    /// A CPU that the load cannot come from.
+    #[error("no thread can run on CPU {cpu}: {error}; see --cores")]
+    Cpu {
+        /// Which.
+        cpu: u32,
+        /// Why.
+        error: io::Error,
+    },
     /// Something of the process itself.
     #[error("{what}: {error}")]
     Process {
@@ -68,7 +76,7 @@ impl JobError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Workload(_) => 2,
+            Self::Usage(_) | Self::Workload(_) | Self::Cpu { .. } => 2,
             _ => 1,
         }
     }

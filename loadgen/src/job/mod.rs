@@ -17,6 +17,7 @@ use crate::report::{
     self, Kind, Phase, PlacementFacts, Report, SCHEMA, TargetFacts, TargetKind, Tool, Verdict,
     contract,
 };
+use crate::stats::resources;
 use crate::verify::Knowledge;
 use crate::verify::ledger::{self, Ledger};
 use crate::workload::{Limits, Rate, Verify, Workload};
@@ -38,6 +39,10 @@ const MAIN_WARM_UP_NS: u64 = 5_000_000_000;
 /// # Errors
 /// Any [`JobError`].
 pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
+    cli.check().map_err(JobError::Usage)?;
+    if let Some(pid) = cli.server_pid.filter(|pid| resources::cpu_ns_of(*pid).is_none()) {
+        return Err(JobError::Usage(format!("there is no process {pid}: see --server-pid")));
+    }
     for workload in cli.load.workloads(cli.mode()) {
         workload.check()?;
     }
@@ -53,6 +58,7 @@ pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
     let run = num::random(&mut state);
     // Before this thread is pinned, or they would see its core only.
     let machine = Machine::read();
+    let out = publish::directory(cli)?;
     let host = Host::find(cli, run)?;
     let mut job = Job {
         cli,
@@ -73,6 +79,10 @@ pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
     let server_core = host.server_cores.first().copied().unwrap_or(first);
     let load_core = host.load_cores.last().copied().unwrap_or(0);
     let before = Probe::measure(server_core, load_core);
+    // One by one first: of several, those that do not exist would be passed over.
+    for cpu in &host.load_cores {
+        cores::pin(&[*cpu]).map_err(|error| JobError::Cpu { cpu: *cpu, error })?;
+    }
     cores::pin(&host.load_cores)
         .map_err(|error| JobError::Process { what: "this thread cannot be pinned", error })?;
     let worked = job.work();
@@ -107,7 +117,7 @@ pub fn run(cli: &Cli, argv: Vec<String>) -> Result<Verdict, JobError> {
     let numbers_decide = cli.strict || !cli.is_main_job();
     let ended_by = errors.iter().map(ToString::to_string).collect();
     report.conclude(ended_by, job.stop.load(Ordering::Relaxed), numbers_decide);
-    publish::publish(cli, &report)?;
+    publish::publish(cli, &report, &out)?;
     Ok(report.verdict)
 }
 
@@ -143,12 +153,9 @@ impl Job<'_> {
                 (Mode::Run, false) => self.run_workload(&workload)?,
                 (Mode::Produce, false) => self.produce_only(&workload)?,
                 (Mode::Fetch, false) => self.fetch_only(&workload)?,
-                (Mode::Verify, false) => self.verify_only(&workload)?,
+                (Mode::Verify, _) => self.verify_only(&workload)?,
                 (Mode::Run | Mode::Produce, true) => self.raw_produce(&workload)?,
                 (Mode::Fetch, true) => self.raw_fetch(&workload)?,
-                (Mode::Verify, true) => {
-                    return Err(JobError::Usage("a raw server has nothing to verify".into()));
-                }
             }
             if self.is_over() {
                 break;
@@ -276,8 +283,11 @@ impl Job<'_> {
             None => None,
         };
         let produced = self.produce(&mut control, &topic, workload, ledger)?;
+        let embedded = self.kind == TargetKind::Embedded;
         let phase = self.phase(Kind::Produce, workload, produced.done);
-        phase.notes.push(format!("topic {topic} is kept"));
+        if !embedded {
+            phase.notes.push(format!("topic {topic} is kept"));
+        }
         Ok(())
     }
 
@@ -286,6 +296,12 @@ impl Job<'_> {
             return Err(JobError::Usage("name the topic to fetch with -t".into()));
         };
         let mut control = self.control()?;
+        // Its leaders may still be on their way, but nobody else makes it.
+        if let Err(error @ ClientError::Refused { error: ErrorCode::UnknownTopicOrPartition, .. }) =
+            control.topic(topic)
+        {
+            return Err(error.into());
+        }
         let known = Known::default();
         let duration_ns = self.cli.load.duration.map(nanos);
         let fetched = self.fetch(&mut control, topic, workload, &known, duration_ns)?;
@@ -300,6 +316,12 @@ impl Job<'_> {
             return Err(JobError::Usage("name the ledger to check against with --ledger".into()));
         };
         let read = ledger::read(path)?;
+        if let Some(other) = self.cli.topic.as_ref().filter(|t| **t != read.head.topic) {
+            return Err(JobError::Usage(format!(
+                "the ledger tells of topic {}, not of {other}: leave out --topic",
+                read.head.topic
+            )));
+        }
         let all = (0..read.head.partitions).map(|p| {
             let expected = read.expected.get(&p).cloned().unwrap_or_default();
             (p, Knowledge::Acked(expected))

@@ -3,15 +3,17 @@
 use super::JobError;
 use crate::cli::{self, Cli};
 use crate::report::{Report, hlog, json, text};
+use rustix::fs::Access;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Prints the report and writes its files.
+/// The directory of the result's files; made if it is not there. Asked for before the run, whose
+/// minutes would be for nothing if nobody could write to it.
 ///
 /// # Errors
-/// [`JobError::File`]; the report is printed all the same.
-pub(super) fn publish(cli: &Cli, report: &Report) -> Result<(), JobError> {
+/// [`JobError::File`].
+pub(super) fn directory(cli: &Cli) -> Result<PathBuf, JobError> {
     let dir = cli.out.clone().unwrap_or_else(|| {
         if Path::new("target").is_dir() {
             PathBuf::from("target/kariz-loadgen")
@@ -19,7 +21,19 @@ pub(super) fn publish(cli: &Cli, report: &Report) -> Result<(), JobError> {
             PathBuf::from("kariz-loadgen-result")
         }
     });
-    fs::create_dir_all(&dir).map_err(|error| JobError::File { path: dir.clone(), error })?;
+    let usable = fs::create_dir_all(&dir)
+        .and_then(|()| Ok(rustix::fs::access(&dir, Access::WRITE_OK | Access::EXEC_OK)?));
+    match usable {
+        Ok(()) => Ok(dir),
+        Err(error) => Err(JobError::File { path: dir, error }),
+    }
+}
+
+/// Prints the report and writes its files to `dir`.
+///
+/// # Errors
+/// [`JobError::File`]; the report is printed all the same.
+pub(super) fn publish(cli: &Cli, report: &Report, dir: &Path) -> Result<(), JobError> {
     let file = |name: &str, write: &dyn Fn(&mut BufWriter<fs::File>) -> io::Result<()>| {
         let path = dir.join(name);
         let written = fs::File::create(&path).and_then(|file| {

@@ -215,7 +215,7 @@ pub struct Workload {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorkloadError {
     /// A number that must not be 0 is.
-    #[error("{0} must be at least 1")]
+    #[error("{0} must be more than 0")]
     Zero(&'static str),
     /// The value has no room for what identifies it.
     #[error("records of {0} B have no room for their identity: at least {IDENTITY_BYTES} B")]
@@ -286,17 +286,18 @@ impl Workload {
     /// Any [`WorkloadError`].
     pub fn check(&self) -> Result<(), WorkloadError> {
         let positive = [
-            (self.partitions, "--partitions"),
-            (self.connections, "--connections"),
-            (self.depth, "--depth"),
-            (self.batch_records, "--batch-records"),
-            (self.fetch_bytes, "--fetch-bytes"),
-            (self.timeout_ms, "--timeout"),
+            (Some(self.partitions.into()), "--partitions"),
+            (Some(self.connections.into()), "--connections"),
+            (Some(self.depth.into()), "--depth"),
+            (Some(self.batch_records.into()), "--batch-records"),
+            (Some(self.fetch_bytes.into()), "--fetch-bytes"),
+            (Some(self.timeout_ms.into()), "--timeout, in whole milliseconds,"),
+            (self.limits.duration_ns, "--duration"),
+            (self.limits.records, "--records"),
+            (self.limits.bytes, "--bytes"),
         ];
-        for (n, name) in positive {
-            if n == 0 {
-                return Err(WorkloadError::Zero(name));
-            }
+        if let Some((_, name)) = positive.into_iter().find(|(n, _)| *n == Some(0_u64)) {
+            return Err(WorkloadError::Zero(name));
         }
         if crate::num::index(u64::from(self.record_bytes)) < IDENTITY_BYTES {
             return Err(WorkloadError::RecordTooSmall(self.record_bytes));
@@ -390,7 +391,16 @@ mod tests {
         assert_eq!(bad.check(), Err(WorkloadError::Endless));
         let bad = Workload { idempotent: true, depth: 6, ..good.clone() };
         assert_eq!(bad.check(), Err(WorkloadError::IdempotentDepth(6)));
-        let bad = Workload { depth: 0, ..good };
+        let bad = Workload { depth: 0, ..good.clone() };
         assert_eq!(bad.check(), Err(WorkloadError::Zero("--depth")));
+        let zero = |limits| Workload { limits, ..good.clone() }.check();
+        let (second, none) = (Some(1_000_000_000), Limits::default());
+        for (limits, name) in [
+            (Limits { duration_ns: Some(0), ..none }, "--duration"),
+            (Limits { duration_ns: second, records: Some(0), ..none }, "--records"),
+            (Limits { duration_ns: second, bytes: Some(0), ..none }, "--bytes"),
+        ] {
+            assert_eq!(zero(limits), Err(WorkloadError::Zero(name)));
+        }
     }
 }
