@@ -150,6 +150,15 @@ fn every_codec_and_contract_is_read_back() {
     }
 }
 
+/// A batch of which the broker did not say in time that it is there may be: who sends it again is
+/// to blame for what is there twice.
+#[test]
+fn an_impatient_run_blames_nobody() {
+    let dir = Dir::new("impatient");
+    let (code, text) = run_alone(&dir, "--timeout 1ms --records 100k");
+    assert!(code != 10 && !text.contains("VIOLATED"), "{text}");
+}
+
 #[test]
 fn a_ledger_is_kept_and_checked() {
     let dir = Dir::new("ledger");

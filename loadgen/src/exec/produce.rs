@@ -310,7 +310,10 @@ impl<'p> ProduceLane<'p> {
             let request = self.requests[slot];
             if !ack.error.is_none() {
                 let message = ack.message.unwrap_or_default();
-                if !ack.error.is_retriable() || self.plan.ledger.is_some() {
+                let again = ack.error.is_retriable()
+                    && self.plan.ledger.is_none()
+                    && (self.plan.workload.idempotent || !may_be_there(ack.error));
+                if !again {
                     return Err(ExecError::Refused { error: ack.error, message });
                 }
                 self.refusal = (ack.error, message);
@@ -387,6 +390,12 @@ impl<'p> ProduceLane<'p> {
         self.flush(turn)?;
         Ok(if moved { Sent::Reconnected } else { Sent::Something })
     }
+}
+
+/// Whether a refused batch may have been appended: only an idempotent producer may send it again,
+/// or a broker would be blamed for the duplicates.
+fn may_be_there(error: ErrorCode) -> bool {
+    matches!(error, ErrorCode::RequestTimedOut | ErrorCode::NotEnoughReplicasAfterAppend)
 }
 
 /// The correlation id of a connection's request number `request`.
