@@ -55,7 +55,8 @@ struct Serve {
     /// A key of the properties file, over what the file says. May be given again.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_pair)]
     set: Vec<(String, String)>,
-    /// Where to serve /metrics for Prometheus. Default: nowhere.
+    /// Where to serve /metrics for Prometheus (port 0: a free one, which the log names). Default:
+    /// nowhere.
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
 }
@@ -144,6 +145,10 @@ fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
         set: serve.set,
         metrics: serve.metrics,
     })?;
+    if let Some(at) = server.metrics() {
+        // With port 0 nobody else knows.
+        tracing::info!("metrics are at http://{at}/metrics");
+    }
     println!(
         "kariz ready bootstrap={} cores={} pid={}",
         server.bootstrap(),

@@ -7,6 +7,7 @@ mod common;
 
 use common::{Client, TempDir, batch, values};
 use kariz_protocol::ErrorCode;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -27,12 +28,17 @@ impl Process {
     }
 
     fn with(dir: &Path, flags: &[&str]) -> Self {
+        Self::told(dir, flags, Stdio::null())
+    }
+
+    /// As [`Process::with`], with its log in `stderr`.
+    fn told(dir: &Path, flags: &[&str], stderr: Stdio) -> Self {
         let mut child = Command::new(KARIZ)
             .args(["serve", "--listen", "127.0.0.1:0", "--cores", "0", "--data"])
             .arg(dir)
             .args(flags)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut ready = String::new();
@@ -98,11 +104,29 @@ fn flags_reach_the_server() {
         found.brokers.iter().map(|b| (b.node_id, b.host.as_str(), b.port)).collect();
     assert_eq!(brokers, [(2 << 8, "kafka.example", 1000)]);
     assert_eq!((found.topics[0].error, found.topics[0].partitions.len()), (ErrorCode::None, 3));
-    let mut scrape = TcpStream::connect(metrics).unwrap();
-    scrape.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut text = String::new();
-    scrape.read_to_string(&mut text).unwrap();
+    let text = scrape(&metrics);
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("topic=\"t\""), "{text}");
+}
+
+fn scrape(metrics: &str) -> String {
+    let mut stream = TcpStream::connect(metrics).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_free_port_for_metrics_is_told() {
+    let dir = TempDir::new();
+    let log = dir.path().join("log");
+    let stderr = File::create(&log).unwrap().into();
+    let data = dir.path().join("data");
+    let _process = Process::told(&data, &["--metrics", "127.0.0.1:0"], stderr);
+    let log = std::fs::read_to_string(log).unwrap();
+    let (at, _) = log.split_once("/metrics").expect(&log);
+    let (_, at) = at.rsplit_once("http://").expect(&log);
+    assert!(scrape(at).starts_with("HTTP/1.1 200"), "{log}");
 }
 
 #[test]
