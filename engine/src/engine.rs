@@ -98,10 +98,10 @@ impl Recovery {
 #[non_exhaustive]
 pub enum ShutdownError {
     /// A core could not make everything durable; it will be recovered at the next start.
-    #[error("core {0:?} was not shut down clean: {1}")]
+    #[error("core {core} was not shut down clean: {1}", core = .0.0)]
     Shard(ShardId, std::io::Error),
     /// A core's thread panicked.
-    #[error("the thread of core {0:?} panicked")]
+    #[error("the thread of core {core} panicked", core = .0.0)]
     Panicked(ShardId),
 }
 

@@ -174,6 +174,7 @@ fn log_event(event: &Event) {
         Event::Cut { partition, bytes } => {
             tracing::warn!(partition, bytes, "recovery moved bytes aside that nobody was promised");
         }
+        Event::Warning { what } => tracing::warn!("{what}"),
         event => tracing::warn!("{event:?}"),
     }
 }

@@ -73,8 +73,9 @@ pub enum Fault {
     Records(#[from] RecordFault),
     /// A timestamp outside the topic's bounds, now. Kafka: 32.
     #[error(
-        "timestamp {timestamp:?} is out of range at {now:?}: up to {before_max_ms} ms before and \
-         {after_max_ms} ms after are accepted (message.timestamp.before.max.ms, ...after.max.ms)"
+        "timestamp {} is out of range at {}: up to {before_max_ms} ms before and {after_max_ms} ms \
+         after are accepted (message.timestamp.before.max.ms, ...after.max.ms)",
+        timestamp.0, now.0
     )]
     Timestamp {
         /// The timestamp out of bounds.

@@ -196,6 +196,10 @@ fn timestamps_out_of_bounds_are_refused() {
             let timestamp = Timestamp(which);
             let (before_max_ms, after_max_ms) = (100, 50);
             let fault = Fault::Timestamp { timestamp, now, before_max_ms, after_max_ms };
+            let words = fault.to_string();
+            assert!(
+                words.starts_with(&format!("timestamp {which} is out of range at 1000: up to"))
+            );
             assert_eq!(checked(bad, check), Err(fault));
         }
     }

@@ -35,8 +35,8 @@ const KEPT_BATCHES: usize = 5;
 pub enum ProducerError {
     /// Neither the next batch nor one of the last five. Kafka: 45.
     #[error(
-        "producer {id:?} sent sequence {sequence:?} in epoch {epoch:?} where {expected:?} comes \
-         next: a batch before it was lost or refused"
+        "producer {} sent sequence {} in epoch {} where {} comes next: a batch before it was lost \
+         or refused", id.0, sequence.0, epoch.0, expected.0
     )]
     OutOfOrderSequence {
         /// The producer.
@@ -49,7 +49,9 @@ pub enum ProducerError {
         expected: Sequence,
     },
     /// A later epoch of the same producer has written here. Kafka: 47.
-    #[error("producer {id:?} sent epoch {epoch:?} after epoch {current:?}: it was replaced")]
+    #[error(
+        "producer {} sent epoch {} after epoch {}: it was replaced", id.0, epoch.0, current.0
+    )]
     StaleEpoch {
         /// The producer.
         id: ProducerId,

@@ -108,7 +108,8 @@ impl<I: Io> Core<I> {
             // and these are the records.
             match self.shard.set_aside(&name).await {
                 Ok(aside) => tracing::error!(
-                    partition = %name, id = %partition.topic_id(), expected = %topic.id, ?aside,
+                    partition = %name, id = %partition.topic_id(), expected = %topic.id,
+                    aside = %aside.unwrap_or_default().display(),
                     "of another topic of that name: set aside"
                 ),
                 Err(error) => {
