@@ -106,7 +106,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A line that cannot be written would be complained of on standard error, by a panic if that is
+    // closed: in the thread that was to stop the server, or on a core.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     let done = match cli.command {
         Command::Serve(serve) => run(serve).map(|()| true),
         Command::Settings => {

@@ -172,6 +172,15 @@ fn a_kill_loses_nothing_acknowledged_and_begins_a_new_term() {
     assert_eq!(values(&c.fetch("t", 0, 0).records.unwrap()), expected);
 }
 
+#[test]
+fn a_server_whose_log_nobody_reads_is_stopped_all_the_same() {
+    let dir = TempDir::new();
+    let mut process = Process::told(dir.path(), &[], Stdio::piped());
+    drop(process.child.stderr.take());
+    process.signal("-TERM");
+    assert!(process.child.wait().unwrap().success());
+}
+
 /// Sets how long files of a process may be, in bytes: past it a write fails as on a full disk.
 fn limit_files(pid: u32, limit: &str) {
     let set = Command::new("prlimit")
