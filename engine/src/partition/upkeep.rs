@@ -197,11 +197,12 @@ impl<I: Io> Partition<I> {
     }
 
     /// Whether its disk failed, so that the journal's copy may be the only one, or the journal the
-    /// only witness of a cut.
+    /// only witness of a cut. Entries count that were still on their way when it failed: behind one
+    /// that was freed, those after it would promise records that no file holds.
     pub(crate) fn needs_journal(&self) -> bool {
         let state = self.0.state.borrow();
         matches!(state.health, Health::Failed(_))
-            && (state.is_cutting || state.file_end.offset < state.marks.durable().offset)
+            && (state.is_cutting || state.file_end.offset < state.covered.offset)
     }
 
     /// Moves the log start past the segments that its topic's settings let go; whether it moved.

@@ -1,0 +1,69 @@
+//! A partition whose disk fails while the journal goes on.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use kariz_engine::batch::Batch;
+use kariz_engine::io::Io;
+use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
+use kariz_engine::{LeaderEpoch, LogConfig, Offset, Shard, TopicId, TopicPartition, sim};
+use std::path::Path;
+use std::time::Duration;
+
+fn name() -> TopicPartition {
+    TopicPartition::new("t", 0)
+}
+
+async fn open(io: &Sim) -> Shard<Sim> {
+    sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap().0
+}
+
+fn up_to(io: &Sim, most: Duration) -> Duration {
+    Duration::from_micros(io.random() % u64::try_from(most.as_micros()).unwrap())
+}
+
+/// Its entries on their way to the journal are as good as in it: one that was freed would leave a
+/// hole before those that come after it.
+#[test]
+fn what_was_on_its_way_to_the_journal_when_a_partition_failed_leaves_no_hole() {
+    for seed in 380..420 {
+        let epochs =
+            Rule::on(OpKind::Sync, Fault::Io).named(|p| p.contains("leader-epoch")).times(1);
+        let mut world = World::new(seed, Faults::none().with(epochs));
+        world
+            .boot(|io| async move {
+                let shard = open(&io).await;
+                let mut config = LogConfig::default();
+                config.segment_bytes = 300;
+                config.retention_ms = -1;
+                let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
+                let partition = shard.create(&name(), id, epoch, config).await.unwrap();
+                for i in 0..6 {
+                    let batch = Batch::build().record(None, Some(&[7; 100]), &[], io.timestamp());
+                    let _until_it_fails = partition.append(&batch.done().unwrap());
+                    io.sleep(up_to(&io, Duration::from_millis(4))).await;
+                    if i == 1 {
+                        partition.trim(Offset(0)).unwrap();
+                    }
+                }
+                io.sleep(up_to(&io, Duration::from_millis(80))).await;
+            })
+            .done();
+        world.kill();
+        world.boot(|io| async move { drop(open(&io).await) }).done();
+        world.crash();
+        world
+            .boot(move |io| async move {
+                let shard = open(&io).await;
+                let partition = shard.partition(&name()).unwrap();
+                let mut at = Offset(0);
+                while at < partition.marks().high_watermark {
+                    let slice = partition.slice(at, 1 << 20).await.unwrap();
+                    for batch in slice.batches().await.unwrap() {
+                        assert_eq!(batch.header().base_offset(), at, "seed {seed}");
+                        at = batch.header().next_offset();
+                    }
+                }
+            })
+            .done();
+    }
+}
