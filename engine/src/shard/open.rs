@@ -397,6 +397,10 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
 
 /// Cuts the segments in `dir` as they were cut, for that may not have come to the disk.
 fn cut<I: Io>(io: &I, dir: &Path, item: &Item<'_>) -> io::Result<()> {
+    if item.position == 0 {
+        // The segment that is cut to nothing loses its name before another has it.
+        io.open(&names::log(dir, item.segment), OpenMode::Create)?;
+    }
     for entry in io.list(dir)? {
         match names::offset_of(&entry.name, "log") {
             Some(base) if base >= item.segment => {
