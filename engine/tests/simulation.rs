@@ -14,6 +14,7 @@ use kariz_engine::{
     ReachError, Sequence, Shard, Span, Timestamp, TopicId, TopicPartition, TruncateError, sim,
 };
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -67,8 +68,8 @@ struct Model {
     cutting: Option<usize>,
     /// The log start: what was asked for, or found.
     start: usize,
-    /// The batch that the producer sent last, and whether it was acked.
-    last: Option<(i32, Vec<u64>)>,
+    /// The batches that the producer sent last, as many as it may send again.
+    last: VecDeque<(i32, Vec<u64>)>,
     next_sequence: i32,
 }
 
@@ -310,7 +311,7 @@ impl Session {
     fn trim(&self, p: usize, partition: &Partition<Sim>) {
         let mut known = self.models.borrow_mut();
         let model = &mut known.models[p];
-        let place = model.last.as_ref().and_then(|(_, values)| model.place(values));
+        let place = model.last.iter().find_map(|(_, values)| model.place(values));
         let high = usize::try_from(partition.marks().high_watermark.0).unwrap();
         let most = place.unwrap_or(high).min(high);
         let to = usize::try_from(self.pick(most as u64 + 1)).unwrap();
@@ -332,19 +333,19 @@ impl Session {
             let model = &mut known.models[p];
             let sequence = model.next_sequence;
             model.next_sequence += i32::try_from(count).unwrap();
-            model.last = Some((sequence, values.clone()));
+            model.last.push_back((sequence, values.clone()));
+            model.last.drain(..model.last.len().saturating_sub(5));
             (p, sequence)
         });
         self.send(p, partition, &values, producer).await
     }
 
-    /// The producer's last batch once more: it must be in the log once.
+    /// One of the producer's last batches once more: it must be in the log once.
     async fn retry(&self, p: usize, partition: &Partition<Sim>) -> Result<(), Failed> {
-        let last = self.models.borrow().models[p].last.clone();
-        match last {
-            Some((sequence, values)) => self.send(p, partition, &values, Some((p, sequence))).await,
-            None => Ok(()),
-        }
+        let nth = usize::try_from(self.pick(5)).unwrap();
+        let sent = self.models.borrow().models[p].last.get(nth).cloned();
+        let Some((sequence, values)) = sent else { return Ok(()) };
+        self.send(p, partition, &values, Some((p, sequence))).await
     }
 
     async fn send(

@@ -4,12 +4,17 @@
 //! | version i16 = 1 | CRC-32C u32 of what follows | count i32 | entries, 46 bytes each
 //! entry: | producer id i64 | epoch i16 | last sequence i32 | last offset i64 | offset delta i32
 //!        | timestamp i64 | coordinator epoch i32 | first offset of the open transaction i64, or -1 |
+//!
+//! then, where Kafka has the file's end, for each entry in their order:
+//!        | count u8 | the batches that are kept of it, oldest first, 24 bytes each
+//! batch: | last sequence i32 | last offset i64 | offset delta i32 | largest timestamp i64 |
 //! ```
 //!
-//! The format has room for the last batch of a producer only, and so after a restart a retry of
-//! the four before it is out of order unless the log since the snapshot still tells of them.
+//! An entry has room for the last batch of a producer only, so that after a restart a retry of
+//! those before it would be out of order. Kafka reads no further than the entries, and its CRC is
+//! over all that the file holds. From a file of Kafka's the last batches have to do.
 
-use super::{Kept, Producers, State};
+use super::{KEPT_BATCHES, Kept, Producers, State};
 use crate::batch::crc32c;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use zerocopy::byteorder::big_endian::{I16, I32, I64, U32};
@@ -31,6 +36,8 @@ pub(crate) enum SnapshotError {
     Crc { stored: u32, computed: u32 },
     #[error("a producer snapshot holds producer {id} with epoch {epoch} and offset delta {delta}")]
     Entry { id: i64, epoch: i16, delta: i32 },
+    #[error("a producer snapshot's batches of producer {id} are not those that end in its last")]
+    Batches { id: i64 },
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -54,7 +61,17 @@ struct Entry {
     transaction_start: I64,
 }
 
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct KeptBatch {
+    last_sequence: I32,
+    last_offset: I64,
+    offset_delta: I32,
+    timestamp: I64,
+}
+
 const _: () = assert!(size_of::<Head>() == 10 && size_of::<Entry>() == 46);
+const _: () = assert!(size_of::<KeptBatch>() == 24);
 
 impl Producers {
     /// The producers as a snapshot file. Everything that was appended must be written.
@@ -67,7 +84,7 @@ impl Producers {
         let head = Head { version: VERSION.into(), crc: 0.into(), count: count.into() };
         let mut out = Vec::with_capacity(size_of::<Head>() + entries.len() * size_of::<Entry>());
         out.extend(head.as_bytes());
-        for (id, state) in entries {
+        for (id, state) in &entries {
             let last = state.last();
             let entry = Entry {
                 id: id.0.into(),
@@ -82,6 +99,18 @@ impl Producers {
                 transaction_start: state.transaction_start.0.into(),
             };
             out.extend(entry.as_bytes());
+        }
+        for (_, state) in entries {
+            out.push(u8::try_from(state.len).unwrap_or(0));
+            for batch in state.kept() {
+                let batch = KeptBatch {
+                    last_sequence: batch.last_sequence.0.into(),
+                    last_offset: batch.last_offset.0.into(),
+                    offset_delta: batch.delta.into(),
+                    timestamp: batch.timestamp.0.into(),
+                };
+                out.extend(batch.as_bytes());
+            }
         }
         let crc = crc32c(out.get(CRC_FROM..).unwrap_or_default());
         if let Some(field) = out.get_mut(2..CRC_FROM) {
@@ -105,17 +134,54 @@ impl Producers {
         if stored != computed {
             return Err(SnapshotError::Crc { stored, computed });
         }
-        let entries = <[Entry]>::ref_from_bytes(rest).map_err(|_| length)?;
-        if usize::try_from(head.count.get()) != Ok(entries.len()) {
-            return Err(length);
-        }
+        let count = usize::try_from(head.count.get()).map_err(|_| length)?;
+        let (entries, mut rest) =
+            <[Entry]>::ref_from_prefix_with_elems(rest, count).map_err(|_| length)?;
+        let is_ours = !rest.is_empty();
         let mut producers = Self::new();
         producers.states.reserve(entries.len());
         for entry in entries {
-            let (id, state) = entry.state()?;
+            let (id, mut state) = entry.state()?;
+            if is_ours {
+                let (count, behind) = rest.split_first().ok_or(length)?;
+                let batches = <[KeptBatch]>::ref_from_prefix_with_elems(behind, (*count).into());
+                let (batches, behind) = batches.map_err(|_| length)?;
+                state.keep(batches).ok_or(SnapshotError::Batches { id: id.0 })?;
+                rest = behind;
+            }
             producers.states.insert(id, state);
         }
-        Ok(producers)
+        if rest.is_empty() { Ok(producers) } else { Err(length) }
+    }
+}
+
+impl State {
+    /// Keeps `batches` instead of the last one, which they end in; `None` if they do not.
+    fn keep(&mut self, batches: &[KeptBatch]) -> Option<()> {
+        let (last, mut end) = (self.last(), Offset::ZERO);
+        if batches.len() > KEPT_BATCHES {
+            return None;
+        }
+        self.len = 0;
+        for batch in batches {
+            let kept = Kept {
+                last_sequence: Sequence(batch.last_sequence.get()),
+                last_offset: Offset(batch.last_offset.get()),
+                delta: batch.offset_delta.get(),
+                timestamp: Timestamp(batch.timestamp.get()),
+            };
+            let first = i128::from(kept.last_offset.0) - i128::from(kept.delta);
+            if kept.delta < 0 || first < i128::from(end.0) {
+                return None;
+            }
+            end = kept.last_offset.plus(1);
+            self.push(kept);
+        }
+        let now = self.last();
+        let is_last = |a: Kept, b: Kept| {
+            (a.last_sequence, a.last_offset, a.delta) == (b.last_sequence, b.last_offset, b.delta)
+        };
+        is_last(now, last).then_some(())
     }
 }
 
