@@ -2,8 +2,12 @@
 //!
 //! Evidence are the logs: each batch's CRC, and offsets without a hole. Indexes and epoch files are
 //! caches, but a server that was stopped has written them, so they must agree. After a clean stop
-//! the checkpoints say where each log starts and ends: no file at either end may be missing.
+//! the checkpoints say where each log starts and ends: no file at either end may be missing. The
+//! cluster's own log says which partitions there are, on which core, and of which topic.
 
+mod cluster;
+
+use crate::cluster::log;
 use crate::walk::walk;
 use kariz_engine::types::TopicPartition;
 use rustix::fs::{FlockOperation, flock};
@@ -19,8 +23,10 @@ use std::path::{Path, PathBuf};
 const OFFSET_ENTRY_BYTES: usize = 8;
 /// Bytes of an entry of a time index: timestamp and relative offset.
 const TIME_ENTRY_BYTES: usize = 12;
-/// Says that a broker stopped cleanly, and so noted all. Source: FORMAT.md, as for the next two.
+/// Says that a broker stopped cleanly, and so noted all. Source: FORMAT.md, as for the next three.
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
+/// Has what is not yet in the logs, unless the broker stopped cleanly.
+const JOURNAL: &str = "kariz.journal";
 /// Where logs start that do not start at 0.
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
 /// Up to where logs are durable: after a clean stop, their ends.
@@ -59,10 +65,16 @@ struct Seen {
 pub fn run(dir: &Path, out: &mut impl Write) -> Result<bool, Box<dyn std::error::Error>> {
     let _lock = lock(dir)?;
     let mut report = Report::default();
-    let mut brokers = 0_u64;
+    let (mut brokers, mut missing, mut owner) = (0_u64, Vec::new(), None);
     for (name, path) in directories(dir)? {
         if name.starts_with("broker-") {
             brokers += 1;
+            let id = name.strip_prefix("broker-").and_then(|id| id.parse::<u32>().ok());
+            let first = id.map(|id| dir.join(format!("broker-{}", id & !0xff)));
+            if let Some(first) = first.filter(|first| !first.is_dir() && !missing.contains(first)) {
+                report.fault(&first, format!("not there, but {name} is"));
+                missing.push(first);
+            }
             let mut noted = noted(&path, &mut report);
             for (name, path) in directories(&path)? {
                 if TopicPartition::from_dir_name(&name).is_some() {
@@ -70,7 +82,15 @@ pub fn run(dir: &Path, out: &mut impl Write) -> Result<bool, Box<dyn std::error:
                 }
             }
             for name in noted.keys() {
+                missing.push(path.join(name));
                 report.fault(&path.join(name), "not there, but in the checkpoint");
+            }
+            if path.join(log::partition_name().to_string()).is_dir() {
+                owner = Some(path.clone());
+            }
+            if path.join(JOURNAL).exists() && !path.join(CLEAN_SHUTDOWN).exists() {
+                let path = path.display();
+                writeln!(out, "{path}: not stopped in order: its journal is not looked at")?;
             }
         }
     }
@@ -80,6 +100,10 @@ pub fn run(dir: &Path, out: &mut impl Write) -> Result<bool, Box<dyn std::error:
             dir.display()
         )
         .into());
+    }
+    // An engine without a cluster has none.
+    if let Some(owner) = owner {
+        cluster::check(dir, &owner, &missing, &mut report);
     }
     for fault in &report.faults {
         writeln!(out, "{fault}")?;

@@ -8,7 +8,7 @@ mod common;
 
 use common::{Client, TempDir, batch, options, values};
 use kariz_protocol::ErrorCode;
-use kariz_server::Server;
+use kariz_server::{Server, check};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +81,54 @@ fn a_partition_whose_directory_is_gone_is_refused_alone() {
     let server = start(dir.path(), 2);
     assert_eq!(produce(&server, 2), Ok(1));
     server.stop().unwrap();
+}
+
+/// What `kariz check` says is wrong.
+fn faults(dir: &Path) -> Vec<String> {
+    let mut printed = Vec::new();
+    let sound = check::run(dir, &mut printed).unwrap();
+    let printed = String::from_utf8(printed).unwrap();
+    let mut lines: Vec<String> = printed.lines().map(str::to_owned).collect();
+    let summary = lines.pop().unwrap();
+    assert_eq!((sound, summary.ends_with("sound")), (lines.is_empty(), sound), "{printed}");
+    lines
+}
+
+#[test]
+fn check_tells_what_the_cluster_misses() {
+    let dir = stopped();
+    assert_eq!(faults(dir.path()), Vec::<String>::new());
+    let away = dir.path().join("away");
+    let without = |gone: PathBuf| {
+        fs::rename(&gone, &away).unwrap();
+        let found = faults(dir.path());
+        fs::rename(&away, &gone).unwrap();
+        found
+    };
+    let found = without(directory(dir.path(), "t-2"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].ends_with("t-2: not there, but in the checkpoint"), "{found:?}");
+    let found = without(dir.path().join("broker-257"));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().all(|f| f.ends_with(": not there, but topic `t` has it")), "{found:?}");
+    let found = without(dir.path().join("broker-256"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].ends_with("broker-256: not there, but broker-257 is"), "{found:?}");
+    let metadata = directory(dir.path(), "t-1").join("partition.metadata");
+    let good = fs::read_to_string(&metadata).unwrap();
+    let id = good.lines().find_map(|line| line.strip_prefix("topic_id: ")).unwrap();
+    for (text, expected) in [
+        (good[..20].to_owned(), "it names no topic id"),
+        (good.replace(id, "AAAAAAAAAAAAAAAAAAAABw"), "but topic `t` has"),
+    ] {
+        fs::write(&metadata, text).unwrap();
+        let found = faults(dir.path());
+        assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+    }
+    let found = without(metadata.clone());
+    assert!(found.len() == 1 && found[0].contains("partition.metadata: No such file"), "{found:?}");
+    fs::write(&metadata, good).unwrap();
+    assert_eq!(faults(dir.path()), Vec::<String>::new());
 }
 
 #[test]

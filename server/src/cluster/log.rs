@@ -79,19 +79,12 @@ pub(crate) async fn fold<I: Io>(
     while next < marks.high_watermark {
         let before = next;
         for batch in log.slice(next, READ_BYTES).await?.batches().await? {
-            let (header, offset) = (batch.header(), batch.header().base_offset().0);
+            let header = batch.header();
             let end = header.next_offset();
             if end <= next {
                 continue; // The slice begins at the batch that holds the offset.
             }
-            if header.is_control() {
-                image.skip_to(end.0);
-            } else {
-                let records = read_batch(&batch, offset)?;
-                image
-                    .apply(&records, end.0)
-                    .map_err(|error| LogError::Fold { end: end.0, error })?;
-            }
+            fold_batch(&mut image, &batch)?;
             term = Some(header.leader_epoch());
             next = end;
         }
@@ -101,6 +94,18 @@ pub(crate) async fn fold<I: Io>(
         }
     }
     Ok((image, term))
+}
+
+/// Folds a batch of the log into `image`.
+pub(crate) fn fold_batch(image: &mut Image, batch: &Batch) -> Result<(), LogError> {
+    let header = batch.header();
+    let end = header.next_offset().0;
+    if header.is_control() {
+        image.skip_to(end);
+        return Ok(());
+    }
+    let records = read_batch(batch, header.base_offset().0)?;
+    image.apply(&records, end).map_err(|error| LogError::Fold { end, error })
 }
 
 fn read_batch(batch: &Batch, offset: i64) -> Result<Vec<Record>, LogError> {
