@@ -1,8 +1,8 @@
 //! Fetch and ListOffsets.
 
-use super::common::{batch, fetch_request, values, wire};
+use super::common::{Fixture, batch, fetch_request, now, values, wire};
 use super::{client, topic};
-use kariz_engine::batch::Batch;
+use kariz_engine::batch::{Batch, announced_bytes};
 use kariz_engine::types::Timestamp;
 use kariz_protocol::ErrorCode;
 use kariz_protocol::messages::fetch::{self, FetchPartition};
@@ -84,6 +84,52 @@ fn fetch_limits_spare_only_the_first_batch() {
     assert_eq!(lengths(c.call(12, &request)), [2, 2]);
     request.max_bytes = 100;
     assert_eq!(lengths(c.call(12, &request)), [1, 0]);
+}
+
+#[test]
+fn later_data_may_end_inside_a_batch() {
+    let mut c = client();
+    let t = topic(&mut c, "cut-short");
+    let value = "x".repeat(2000);
+    for _ in 0..3 {
+        c.produce(&t, 0, batch(&[&value]));
+    }
+    let all = c.fetch(&t, 0, 0).records.unwrap();
+    let first = announced_bytes(&all).unwrap();
+    for max_bytes in [first + 1, first + 100, 2 * first - 1] {
+        let max_bytes = i32::try_from(max_bytes).unwrap();
+        let wanted = FetchPartition { max_bytes, ..Default::default() };
+        let found = c.fetch_as(12, &t, wanted).records.unwrap();
+        assert_eq!(found, all[..usize::try_from(max_bytes).unwrap()]);
+        assert_eq!(values(&found.slice(..first)), [(0, value.clone())]);
+    }
+}
+
+#[test]
+fn what_retention_has_let_go_is_out_of_range() {
+    let fixture = Fixture::with(1, &[("log.retention.check.interval.ms", "1")]);
+    let mut c = fixture.client(0);
+    // The smallest segments: three of these batches fill one.
+    let set = [("segment.bytes", "1048576"), ("retention.bytes", "1048576")];
+    assert_eq!(c.create_with("short-lived", 1, &set).error, ErrorCode::None);
+    let value = "x".repeat(300_000);
+    for n in 0..9 {
+        assert_eq!(c.produce("short-lived", 0, batch(&[&value])).base_offset, n);
+    }
+    let until = now().0 + 20_000;
+    let start = loop {
+        match c.offset("short-lived", 0, -2).offset {
+            0 => assert!(now().0 < until, "nothing was let go"),
+            start => break start,
+        }
+    };
+    for offset in [0, start - 1] {
+        let found = c.fetch("short-lived", 0, offset);
+        assert_eq!((found.head.error, offset < start), (ErrorCode::OffsetOutOfRange, true));
+    }
+    let found = c.fetch("short-lived", 0, start);
+    assert_eq!((found.head.error, found.head.log_start_offset), (ErrorCode::None, start));
+    assert_eq!(values(&found.records.unwrap())[0].0, start);
 }
 
 #[test]

@@ -258,6 +258,18 @@ fn a_batch_has_the_size_that_its_topic_allows() {
     assert_eq!(c.produce("short", 0, batch(&[&large])).error, ErrorCode::RecordListTooLarge);
 }
 
+/// There is one replica, whatever was asked for, so more than one in sync cannot be waited for.
+#[test]
+fn more_replicas_in_sync_than_there_are_are_not_waited_for() {
+    let mut c = client();
+    assert_eq!(c.create_with("two", 1, &[("min.insync.replicas", "2")]).error, ErrorCode::None);
+    for acks in [-1, 1] {
+        let answer = c.produce_as(9, acks, "two", 0, Some(batch(&["a"])));
+        assert_eq!(answer.error, ErrorCode::None, "acks {acks}");
+    }
+    assert_eq!(c.offset("two", 0, -1).offset, 2);
+}
+
 #[test]
 fn a_compacted_topic_wants_keys() {
     let mut c = client();

@@ -121,6 +121,8 @@ fn create_topics_refuses() {
         ("twice", assigned(&[(0, &[256, 256])]), ErrorCode::InvalidReplicaAssignment),
         ("not from 0", assigned(&[(1, &[256])]), ErrorCode::InvalidReplicaAssignment),
         ("unknown config", config("no.such.config", Some("1")), ErrorCode::InvalidConfig),
+        ("the broker's", config("log.dirs", Some("/elsewhere")), ErrorCode::InvalidConfig),
+        ("the broker's", config("node.id", Some("7")), ErrorCode::InvalidConfig),
         ("bad value", config("retention.ms", Some("soon")), ErrorCode::InvalidConfig),
         ("null value", config("retention.ms", None), ErrorCode::InvalidConfig),
         ("recompression", config("compression.type", Some("lz4")), ErrorCode::InvalidConfig),
