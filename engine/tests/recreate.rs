@@ -369,3 +369,24 @@ fn the_longest_name_can_be_deleted() {
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }
+
+/// Who embeds the engine may have its own mind about ids.
+#[test]
+fn a_deleted_partition_can_be_made_again_with_the_same_id_after_a_crash() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let (shard, _) = open(&io).await;
+            append(&io, &create(&shard, 1).await).await;
+            shard.delete(&name()).await.unwrap();
+        })
+        .done();
+    world.crash();
+    world
+        .boot(|io| async move {
+            let (shard, report) = open(&io).await;
+            assert!(report.is_empty());
+            append(&io, &create(&shard, 1).await).await;
+        })
+        .done();
+}

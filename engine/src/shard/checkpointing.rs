@@ -89,7 +89,7 @@ impl<I: Io> Shard<I> {
         // Those that are deleted from here on may be in the files.
         let deleted = self.0.absent.borrow().deleted();
         self.write_points().await?;
-        self.end_deletions(&deleted);
+        self.end_deletions(&deleted).await;
         Ok(())
     }
 

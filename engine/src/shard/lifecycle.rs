@@ -17,6 +17,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use tokio::task::yield_now;
 
 /// What deletions leave may wait for the next checkpoint up to this many. Source: some 100 KiB of
 /// names.
@@ -63,8 +64,10 @@ pub(super) struct Absent {
     deleted: FxHashMap<TopicPartition, PathBuf>,
     /// Never deleted: what the files say of them is kept.
     pub(super) lost: BTreeMap<TopicPartition, Lost>,
-    /// How far the journal knew those that nobody has claimed yet.
+    /// How far the journal knew those that nobody has claimed yet, ...
     pub(super) journalled: FxHashMap<(TopicId, i32), Offset>,
+    /// ... of which these were deleted before the start.
+    pub(super) traces: Traces,
     /// Being made.
     making: FxHashSet<TopicPartition>,
 }
@@ -101,6 +104,7 @@ impl Absent {
 }
 
 /// What a deletion leaves of the partitions whose directories are called so.
+#[derive(Default)]
 pub(super) struct Traces(Vec<String>);
 
 impl Traces {
@@ -206,7 +210,9 @@ impl<I: Io> Shard<I> {
     fn find_lost(&self, name: &TopicPartition, topic_id: TopicId) -> Option<Offset> {
         let absent = &mut *self.0.absent.borrow_mut();
         // The journal has forgotten it by the next start, the checkpoint has not.
-        if let Some(end) = absent.journalled.remove(&(topic_id, name.partition)) {
+        if let Some(end) = absent.journalled.remove(&(topic_id, name.partition))
+            && !absent.traces.tell_of(name)
+        {
             let lost = absent.lost.entry(name.clone()).or_default();
             lost.recovery_point = lost.recovery_point.max(end);
         }
@@ -309,12 +315,13 @@ impl<I: Io> Shard<I> {
     }
 
     /// Ends what the deletion of `names` has left, for the checkpoint files say no more of them.
-    pub(super) fn end_deletions(&self, names: &[TopicPartition]) {
+    pub(super) async fn end_deletions(&self, names: &[TopicPartition]) {
         for name in names {
             let left = self.0.absent.borrow_mut().deleted.remove(name);
             if let Some(dir) = left {
                 // If it stays the next start removes it.
                 let _best_effort = self.io().remove_dir(&dir);
+                yield_now().await;
             }
         }
     }

@@ -78,7 +78,6 @@ struct Listing {
     /// By what the journal calls them.
     partitions: BTreeMap<(TopicId, i32), Found>,
     absent: Absent,
-    traces: Traces,
 }
 
 impl<I: Io> Shard<I> {
@@ -102,7 +101,7 @@ impl<I: Io> Shard<I> {
         let mut found = find_partitions(&io, &dir, was_clean, &on_event)?;
         let journal_path = dir.join(journal::FILE_NAME);
         let journal_entries = replay(&io, &journal_path, &mut found).await?;
-        let Listing { partitions, absent, traces } = found;
+        let Listing { partitions, absent } = found;
         let mut opened = Vec::new();
         for partition in partitions.into_values() {
             let (recovered, producers, snapshot) = open_partition(&io, &partition).await?;
@@ -130,9 +129,9 @@ impl<I: Io> Shard<I> {
         if opened.iter().any(|(found, ..)| found.is_named_anew) {
             io.sync_dir(&dir).await?;
         }
-        if !was_clean || !traces.names().is_empty() {
+        if !was_clean || !absent.traces.names().is_empty() {
             write_checkpoints(&io, &dir, &opened, &absent).await?;
-            for trace in traces.names() {
+            for trace in absent.traces.names() {
                 io.remove_dir(&dir.join(trace))?;
             }
         }
@@ -259,9 +258,9 @@ fn find_partitions<I: Io>(
     let starts = read(checkpoint::LOG_STARTS, "logs start at their first segment")?;
     let (mut found, mut absent) = (BTreeMap::new(), Absent::default());
     let entries = io.list(dir)?;
-    let traces = Traces::among(&entries);
+    absent.traces = Traces::among(&entries);
     for (name, point) in &points {
-        if *point > Offset::ZERO && !traces.tell_of(name) {
+        if *point > Offset::ZERO && !absent.traces.tell_of(name) {
             let log_start = starts.get(name).copied().unwrap_or_default();
             absent.lost.insert(name.clone(), Lost { recovery_point: *point, log_start });
         }
@@ -304,7 +303,7 @@ fn find_partitions<I: Io>(
         let found_here = Found { name, dir: path, topic_id, facts, is_named_anew };
         found.insert((topic_id, found_here.name.partition), found_here);
     }
-    Ok(Listing { partitions: found, absent, traces })
+    Ok(Listing { partitions: found, absent })
 }
 
 fn is_empty<I: Io>(io: &I, path: &Path) -> bool {
