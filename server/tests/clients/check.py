@@ -59,7 +59,7 @@ def segments(data, topic, partitions, codec, idempotent, ends):
 
     Returns the segments' paths.
     """
-    paths = []
+    paths, seen = [], set()
     for partition in range(partitions):
         name = f"{topic}-{partition}"
         homes = [home for home in [data, *sorted(data.glob("broker-*"))] if (home / name).is_dir()]
@@ -75,8 +75,11 @@ def segments(data, topic, partitions, codec, idempotent, ends):
                 if base != offset or magic != 2 or last + 1 != count:
                     raise Violation(f"{where}: base {base} (expected {offset}), magic {magic}, "
                                     f"last delta {last}, count {count}")
-                if CODECS[attributes & 7] != codec:
-                    raise Violation(f"{where}: codec {CODECS[attributes & 7]}, written with {codec}")
+                found = CODECS[attributes & 7]
+                # franz-go leaves a record that is alone in its batch as it is now and then.
+                if found != codec and (found != "none" or count > 1):
+                    raise Violation(f"{where}: codec {found}, written with {codec}")
+                seen.add(found)
                 due = sequences.get((producer, epoch), 0)  # each epoch counts from 0
                 if idempotent and (producer < 0 or sequence != due):
                     raise Violation(f"{where}: producer {producer} epoch {epoch}, "
@@ -86,6 +89,8 @@ def segments(data, topic, partitions, codec, idempotent, ends):
             paths.append(path)
         if offset != ends.get(partition, 0):
             raise Violation(f"{name}: log ends at {offset}, its readers at {ends.get(partition, 0)}")
+    if seen and codec not in seen:
+        raise Violation(f"{topic}: no batch in {codec}, all written with it")
     return paths
 
 

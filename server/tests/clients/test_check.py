@@ -71,6 +71,11 @@ class Segments(unittest.TestCase):
 
     def test_refuses_another_codec(self):
         self.refuses(batch(0, 3, codec=0), why="codec none, written with gzip")
+        self.refuses(batch(0, 1, codec=2), why="codec snappy, written with gzip", ends=1)
+
+    def test_accepts_a_record_alone_that_was_not_compressed(self):
+        self.walk(batch(0, 4), batch(4, 1, sequence=4, codec=0))
+        self.refuses(batch(0, 1, codec=0), why="no batch in gzip", ends=1)
 
     def test_refuses_a_torn_tail(self):
         self.refuses(*GOOD, GOOD[0][:-1], why="batch length")
