@@ -268,9 +268,24 @@ impl<I: Io> Shard<I> {
             let _checkpointing = self.0.checkpointing.lock().await;
             return self.write_checkpoints().await;
         }
-        let Some(gone) = self.put_away(name, DELETE).await? else { return Ok(()) };
+        self.stop_serving(name);
         let io = self.io();
-        for entry in io.list(&gone)? {
+        let gone = {
+            // A file that is being made must not come into the directory of the next of that name.
+            let _preparing = self.0.preparing.lock().await;
+            let removed = self.0.partitions.borrow_mut().remove(name);
+            let Some(partition) = removed else { return Ok(()) };
+            let gone = self.rename_away(&partition, DELETE)?;
+            self.0.absent.borrow_mut().deleted.insert(name.clone(), gone.clone());
+            gone
+        };
+        io.sync_dir(&self.0.settings.dir).await?;
+        let entries = match io.list(&gone) {
+            // A checkpoint has been there meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        for entry in entries {
             io.remove_file(&gone.join(&entry.name))?;
         }
         Ok(())
@@ -282,36 +297,33 @@ impl<I: Io> Shard<I> {
     /// # Errors
     /// Those of the disk; the partition serves no more all the same.
     pub async fn set_aside(&self, name: &TopicPartition) -> io::Result<Option<PathBuf>> {
-        self.put_away(name, STRAY).await
+        self.stop_serving(name);
+        let _preparing = self.0.preparing.lock().await;
+        let removed = self.0.partitions.borrow_mut().remove(name);
+        let Some(partition) = removed else { return Ok(None) };
+        {
+            // The directory stays, so it cannot tell for how long the files may speak of it.
+            let _checkpointing = self.0.checkpointing.lock().await;
+            self.write_checkpoints().await?;
+        }
+        let gone = self.rename_away(&partition, STRAY)?;
+        self.io().sync_dir(&self.0.settings.dir).await?;
+        Ok(Some(gone))
     }
 
-    async fn put_away(&self, name: &TopicPartition, why: &str) -> io::Result<Option<PathBuf>> {
+    fn stop_serving(&self, name: &TopicPartition) {
         if let Some(partition) = self.partition(name) {
             partition.mark_deleted();
         }
-        let io = self.io();
-        let gone = {
-            // A file that is being made must not come into the directory of the next of that name.
-            let _preparing = self.0.preparing.lock().await;
-            let Some(partition) = self.0.partitions.borrow_mut().remove(name) else {
-                return Ok(None);
-            };
-            if why == STRAY {
-                // It stays, so it cannot say for how long the files may speak of it.
-                let _checkpointing = self.0.checkpointing.lock().await;
-                self.write_checkpoints().await?;
-            }
-            let dir = partition.mark_deleted();
-            // Renamed first: a crash in the middle of the removal must not leave half a partition.
-            let gone = dir.with_file_name(aside(name, io.random(), why));
-            io.rename(&dir, &gone)?;
-            if why == DELETE {
-                self.0.absent.borrow_mut().deleted.insert(name.clone(), gone.clone());
-            }
-            gone
-        };
-        io.sync_dir(&self.0.settings.dir).await?;
-        Ok(Some(gone))
+    }
+
+    /// Gives the partition's directory a name that no partition has: a crash in the middle of the
+    /// removal must not leave half of one.
+    fn rename_away(&self, partition: &Partition<I>, why: &str) -> io::Result<PathBuf> {
+        let dir = partition.mark_deleted();
+        let gone = dir.with_file_name(aside(partition.name(), self.io().random(), why));
+        self.io().rename(&dir, &gone)?;
+        Ok(gone)
     }
 
     /// Ends what the deletion of `names` has left, for the checkpoint files say no more of them.

@@ -44,8 +44,7 @@ class Records(unittest.TestCase):
         self.refuses(READ[:2] + [(1, 1, *SENT[2])], "key b'k0' is in partition 0 too")
 
 
-def batch(base, count, codec=1, producer=7, sequence=0, magic=2):
-    body = b"r" * 5
+def batch(base, count, codec=1, producer=7, sequence=0, magic=2, body=b"r" * 5):
     length = check.HEADER.size - check.UNCOUNTED + len(body)
     return check.HEADER.pack(base, length, 0, magic, 0, codec, count - 1, 0, 0,
                              producer, 0, sequence, count) + body
@@ -75,6 +74,8 @@ class Segments(unittest.TestCase):
 
     def test_accepts_a_record_alone_that_was_not_compressed(self):
         self.walk(batch(0, 4), batch(4, 1, sequence=4, codec=0))
+        self.refuses(batch(0, 4), batch(4, 1, sequence=4, codec=0, body=b"r" * 200),
+                     why="codec none, written with gzip")
         self.refuses(batch(0, 1, codec=0), why="no batch in gzip", ends=1)
 
     def test_refuses_a_torn_tail(self):
