@@ -22,7 +22,7 @@ fn name() -> TopicPartition {
 
 fn config() -> LogConfig {
     let mut config = LogConfig::default();
-    (config.segment_bytes, config.index_interval_bytes) = (1500, 100);
+    (config.segment_bytes, config.index_interval_bytes) = (1500, 250);
     config.retention_ms = -1;
     config
 }
@@ -225,7 +225,7 @@ fn a_bad_end_above_the_floor_is_moved_aside() {
 #[test]
 fn an_index_that_is_missing_short_or_wrong_is_rebuilt() {
     type Harm = fn(&Disk, &str);
-    let harms: [(&str, Harm); 6] = [
+    let harms: [(&str, Harm); 7] = [
         ("missing", |disk, path| disk.remove(path).unwrap()),
         ("empty", |disk, path| disk.truncate(path, 0).unwrap()),
         ("short by an entry", |disk, path| {
@@ -242,6 +242,13 @@ fn an_index_that_is_missing_short_or_wrong_is_rebuilt() {
             let len = disk.read(path).unwrap().len();
             if len > 3 {
                 disk.flip(path, 3, 0x55).unwrap();
+            }
+        }),
+        // The second entry of a time index names a later batch, and still less than the third.
+        ("misplaced", |disk, path| {
+            let last_byte = if path.ends_with(".timeindex") { 23 } else { 15 };
+            if let Some(last) = disk.read(path).unwrap().get(last_byte) {
+                disk.flip(path, last_byte as u64, last ^ (last + 2)).unwrap();
             }
         }),
     ];
@@ -287,27 +294,44 @@ fn an_index_that_is_missing_short_or_wrong_is_rebuilt() {
     }
 }
 
-#[test]
-fn a_time_index_that_lost_its_end_ages_nothing() {
-    let mut world = written(true);
-    let disk = world.disk();
-    for path in names(&disk, ".timeindex") {
-        disk.truncate(&path, 12).unwrap();
+/// In the highest of the four bytes of its milliseconds that ever change.
+fn flip_last_time(disk: &Disk, path: &str, mask: u8) {
+    if let Some(last) = (disk.read(path).unwrap().len() as u64).checked_sub(12) {
+        disk.flip(path, last + 4, mask).unwrap();
     }
-    world
-        .boot(|io| async move {
-            let (shard, _) = open(&io).await;
-            let log = shard.partition(&name()).unwrap();
-            let newest = log.find_max_timestamp().await.unwrap().unwrap();
-            assert_eq!(newest.offset, Offset(RECORDS - 1));
-            io.sleep(Duration::from_secs(3)).await;
-            let mut config = config();
-            config.retention_ms = 3_600_000;
-            log.configure(config);
-            io.sleep(Duration::from_secs(60)).await;
-            assert_eq!(log.marks().log_start, Offset(0));
-        })
-        .done();
+}
+
+#[test]
+fn a_time_index_with_a_wrong_end_ages_nothing() {
+    type Harm = fn(&Disk, &str);
+    // A bit more makes its last entry newer by hours, one less older: either is among these.
+    let harms: [Harm; 4] = [
+        |disk, path| disk.truncate(path, 12).unwrap(),
+        |disk, path| flip_last_time(disk, path, 1),
+        |disk, path| flip_last_time(disk, path, 2),
+        |disk, path| flip_last_time(disk, path, 4),
+    ];
+    for harm in harms {
+        let mut world = written(true);
+        let disk = world.disk();
+        for path in names(&disk, ".timeindex") {
+            harm(&disk, &path);
+        }
+        world
+            .boot(|io| async move {
+                let (shard, _) = open(&io).await;
+                let log = shard.partition(&name()).unwrap();
+                let newest = log.find_max_timestamp().await.unwrap().unwrap();
+                assert_eq!(newest.offset, Offset(RECORDS - 1));
+                io.sleep(Duration::from_secs(3)).await;
+                let mut config = config();
+                config.retention_ms = 3_600_000;
+                log.configure(config);
+                io.sleep(Duration::from_secs(60)).await;
+                assert_eq!(log.marks().log_start, Offset(0));
+            })
+            .done();
+    }
 }
 
 #[test]

@@ -25,8 +25,6 @@ use std::time::Duration;
 const PARTITIONS: i32 = 3;
 const SESSIONS: usize = 4;
 const OPS: u64 = 60;
-/// Of the offset index. Source: FORMAT.md.
-const INDEX_ENTRY_BYTES: u64 = 8;
 /// What fills the records up behind their numbers.
 const FILL: u8 = 0xa5;
 
@@ -217,19 +215,21 @@ impl Session {
         Ok(session)
     }
 
-    /// An index is a cache, and no record may hang on what it says: now and then an entry of one
-    /// names another place.
+    /// No record may hang on what an index says: now and then an entry names another place.
     fn misplace(io: &Sim) {
         let partition = Path::new("/data").join(name(0).to_string());
-        let files = io.list(&partition).unwrap_or_default();
-        let indexes = files.iter().filter(|file| file.name.ends_with(".index"));
-        for path in indexes.map(|file| partition.join(&file.name)) {
-            let Ok(file) = io.open(&path, OpenMode::Write) else { continue };
-            let entries = file.len().unwrap_or(0) / INDEX_ENTRY_BYTES;
+        for entry in io.list(&partition).unwrap_or_default() {
+            let (entry_bytes, below) = match entry.name.rsplit_once('.') {
+                Some((_, "index")) => (8, 4 << 10),
+                Some((_, "timeindex")) => (12, 40),
+                _ => continue,
+            };
+            let Ok(file) = io.open(&partition.join(&entry.name), OpenMode::Write) else { continue };
+            let entries = file.len().unwrap_or(0) / entry_bytes;
             if entries > 0 && io.random().is_multiple_of(4) {
-                let at = io.random() % entries * INDEX_ENTRY_BYTES + INDEX_ENTRY_BYTES / 2;
-                let position = u32::try_from(io.random() % (4 << 10)).unwrap().to_be_bytes();
-                let _where_the_disk_fails = file.write_at(&[IoSlice::new(&position)], at);
+                let at = (io.random() % entries + 1) * entry_bytes - 4;
+                let wrong = u32::try_from(io.random() % below).unwrap().to_be_bytes();
+                let _where_the_disk_fails = file.write_at(&[IoSlice::new(&wrong)], at);
             }
         }
     }

@@ -11,6 +11,7 @@
 
 use super::names;
 use super::scan::Heads;
+use crate::batch::Header;
 use crate::checkpoint::{read_file, write_all};
 use crate::io::{File, Io, OpenMode};
 use crate::num;
@@ -42,6 +43,21 @@ struct TimeEntry {
     timestamp: Timestamp,
     /// The last offset of the batch that has it, relative to the segment's base.
     last: u32,
+}
+
+/// The batch with the largest timestamp so far, as a time index tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Newest {
+    timestamp: Timestamp,
+    /// The batch's last offset.
+    pub(crate) offset: Offset,
+}
+
+impl Newest {
+    /// Whether the batch with this `header` is the one that was meant.
+    pub(crate) fn is_of(self, header: &Header) -> bool {
+        (header.last_offset(), header.max_timestamp()) == (self.offset, self.timestamp)
+    }
 }
 
 /// Both indexes of one segment, in memory while it grows.
@@ -193,11 +209,20 @@ impl Index {
         }
     }
 
-    /// The offset from which to scan for the first batch with a timestamp of at least `at`.
-    pub(crate) fn lookup_time(&self, at: Timestamp) -> Offset {
+    /// The last batch before which none has a timestamp of at least `at`, as the entries tell.
+    pub(crate) fn lookup_time(&self, at: Timestamp) -> Option<Newest> {
         let after = self.times.partition_point(|t| t.timestamp < at);
-        let before = after.checked_sub(1).and_then(|i| self.times.get(i));
-        before.map_or(self.base, |t| self.base.plus(i64::from(t.last)))
+        let before = after.checked_sub(1).and_then(|i| self.times.get(i))?;
+        Some(before.of(self.base))
+    }
+
+    /// Whether the last entry of the time index is of a batch in `file`, which has `limit` bytes.
+    pub(crate) fn is_newest_right<F: File>(&self, file: &F, limit: u64) -> bool {
+        let Some(newest) = self.times.last().map(|t| t.of(self.base)) else { return true };
+        let from = self.lookup_checked(newest.offset, file, limit);
+        let found =
+            Heads::new(file.clone(), from, limit).find(|h| h.last_offset() >= newest.offset);
+        matches!(found, Ok(Some(found)) if newest.is_of(&found.header))
     }
 
     /// Forgets the batches from offset `to`, byte `position`, on.
@@ -274,6 +299,10 @@ impl TimeEntry {
         self == Self { timestamp: Timestamp(0), last: 0 }
     }
 
+    fn of(self, base: Offset) -> Newest {
+        Newest { timestamp: self.timestamp, offset: base.plus(i64::from(self.last)) }
+    }
+
     fn rises_to(self, next: Self) -> bool {
         self.last < next.last && self.timestamp < next.timestamp
     }
@@ -324,10 +353,10 @@ pub(crate) fn lookup_time_in_file<F: File>(
     file: &F,
     base: Offset,
     at: Timestamp,
-) -> io::Result<Offset> {
+) -> io::Result<Option<Newest>> {
     let count = num::index(file.len()?) / TIME_ENTRY_BYTES;
     let after = partition_point(count, |i| Ok(time_entry(file, i)?.timestamp < at))?;
-    after.checked_sub(1).map_or(Ok(base), |i| Ok(base.plus(i64::from(time_entry(file, i)?.last))))
+    after.checked_sub(1).map(|i| Ok(time_entry(file, i)?.of(base))).transpose()
 }
 
 /// The largest timestamp of a sealed segment, as its index files tell it and the last of its
@@ -350,14 +379,13 @@ pub(crate) fn max_timestamp_in_files<I: Io>(
         Some(before) => time_entry(&times, before).ok()?.rises_to(newest),
         None => !newest.is_zero(),
     };
-    let newest_last = base.plus(i64::from(newest.last));
-    let from = lookup_in_file(&index, base, newest_last).ok()?;
+    let newest = newest.of(base);
+    let from = lookup_in_file(&index, base, newest.offset).ok()?;
     let mut heads = Heads::new(log.clone(), from, bytes);
     let mut is_borne_out = false;
     while let Some(found) = heads.next().ok()? {
-        let (offset, timestamp) = (found.header.last_offset(), found.header.max_timestamp());
-        is_borne_out |= offset == newest_last && timestamp == newest.timestamp;
-        if timestamp > newest.timestamp {
+        is_borne_out |= newest.is_of(&found.header);
+        if found.header.max_timestamp() > newest.timestamp {
             return None;
         }
     }

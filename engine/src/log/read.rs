@@ -3,7 +3,7 @@
 //! A lookup is two steps, so that nothing is borrowed while the disk is waited for: `seek` picks
 //! the segment and what its index says, inline; [`Seek::find`] reads from the file.
 
-use super::index::{self, Index};
+use super::index::{self, Index, Newest};
 use super::scan::{Found, Heads, ScanError};
 use super::{Limits, Log, LogEnd, Sealed, names};
 use crate::io::{File, Io, OpenMode};
@@ -28,6 +28,15 @@ pub(crate) struct Seek<I: Io> {
     /// Where the readable bytes of this segment end.
     pub(crate) limit: u64,
     hint: Hint,
+}
+
+/// Where a timestamp is: in the segment that begins at `base`, or behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimeSeek {
+    pub(crate) base: Offset,
+    /// The segment's index says that all up to this batch is older. To be believed if there is
+    /// such a batch.
+    pub(crate) before: Option<Newest>,
 }
 
 enum Hint {
@@ -78,26 +87,29 @@ impl<I: Io> Log<I> {
         (next > base).then_some(next)
     }
 
-    /// The offset at or before the first batch with a timestamp of at least `at`; `None` if every
-    /// batch is older.
-    pub(crate) fn seek_time(&self, at: Timestamp) -> io::Result<Option<Offset>> {
+    /// Where to look for the first batch with a timestamp of at least `at`; `None` if every batch
+    /// is older.
+    pub(crate) fn seek_time(&self, at: Timestamp) -> io::Result<Option<TimeSeek>> {
         for sealed in &self.sealed {
             // A segment whose largest timestamp is not known may hold it.
             if sealed.max_timestamp.is_none_or(|newest| newest >= at) {
-                return self.seek_time_in(sealed, at).map(Some);
+                let before = self.look_up_time(sealed, at)?;
+                return Ok(Some(TimeSeek { base: sealed.base, before }));
             }
         }
-        let index = &self.active.index;
-        Ok((index.max_timestamp() >= at).then(|| index.lookup_time(at)))
+        let active = &self.active;
+        let may_hold = active.index.max_timestamp() >= at;
+        let seek = || TimeSeek { base: active.base, before: active.index.lookup_time(at) };
+        Ok(may_hold.then(seek))
     }
 
-    fn seek_time_in(&self, sealed: &Sealed<I::File>, at: Timestamp) -> io::Result<Offset> {
+    fn look_up_time(&self, sealed: &Sealed<I::File>, at: Timestamp) -> io::Result<Option<Newest>> {
         if let Some(index) = &sealed.index {
             return Ok(index.lookup_time(at));
         }
         match self.io.open(&names::time_index(&self.dir, sealed.base), OpenMode::Read) {
             Ok(file) => index::lookup_time_in_file(&file, sealed.base, at),
-            Err(_) => Ok(sealed.base),
+            Err(_) => Ok(None),
         }
     }
 

@@ -255,7 +255,8 @@ fn begin_anew<I: Io>(
 }
 
 /// Moves what lies behind byte `position` of a segment into a file of its own, for whoever wants
-/// to look at it, and cuts it off. Returns how many bytes that were.
+/// to look at it, in the place of those of an earlier cut, and cuts it off. Returns how many bytes
+/// that were.
 async fn move_aside<I: Io>(io: &I, dir: &Path, base: Offset, position: u64) -> io::Result<u64> {
     let path = names::log(dir, base);
     let file = io.open(&path, OpenMode::Write)?;
@@ -272,6 +273,7 @@ async fn move_aside<I: Io>(io: &I, dir: &Path, base: Offset, position: u64) -> i
             }
         }
     }
+    aside.sync().await?;
     file.set_len(position)?;
     file.sync().await?;
     Ok(bytes)
@@ -345,9 +347,10 @@ impl<F> Scanned<F> {
     }
 }
 
-/// Whether the place that `index` names for `offset` is the right one.
+/// Whether the place that `index` names for `offset` is the right one, and its newest batch.
 fn is_right<F: File>(file: &F, index: &Index, offset: Offset, len: u64) -> bool {
     index.lookup_checked(offset, file, len) == u64::from(index.lookup(offset))
+        && index.is_newest_right(file, len)
 }
 
 /// Reads a file's batches, a large piece at a time.

@@ -3,6 +3,7 @@
 use super::{Mark, Partition, ReadError, State};
 use crate::batch::{Batch, RecordFault};
 use crate::io::{File, Io};
+use crate::log::read::TimeSeek;
 use crate::log::scan::{Found as FoundBatch, Heads, ScanError};
 use crate::num;
 use crate::types::{Instant, LeaderEpoch, Offset, Timestamp};
@@ -186,16 +187,41 @@ impl<I: Io> Partition<I> {
         }
     }
 
+    /// Whether anything of it can be read.
+    ///
+    /// # Errors
+    /// [`ReadError::Fenced`] and [`ReadError::Deleted`].
+    pub fn check_readable(&self) -> Result<(), ReadError> {
+        self.0.state.borrow().health.readable()
+    }
+
     /// The first record with a timestamp of at least `at`, below the high watermark.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn find(&self, at: Timestamp) -> Result<Option<Found>, ReadError> {
-        let from = self.0.state.borrow().log.seek_time(at)?;
-        match from {
-            Some(from) => self.find_from(from, at).await,
+        let seek = self.0.state.borrow().log.seek_time(at)?;
+        match seek {
+            Some(seek) => self.find_from(self.start_of(seek).await?, at).await,
             None => Ok(None),
         }
+    }
+
+    /// The offset from which to look: an index is not believed.
+    async fn start_of(&self, time: TimeSeek) -> Result<Offset, ReadError> {
+        let Some(before) = time.before else { return Ok(time.base) };
+        let seek = {
+            let state = self.0.state.borrow();
+            if state.log.next_base(time.base).is_some_and(|next| next <= before.offset) {
+                return Ok(time.base);
+            }
+            state.log.seek(before.offset, state.marks.high())
+        };
+        // What is not readable yet this process has noted itself.
+        let Some(seek) = seek else { return Ok(before.offset) };
+        let found = seek.find(before.offset).await.map_err(|e| self.damaged(e))?;
+        let is_right = found.is_some_and(|found| before.is_of(&found.header));
+        Ok(if is_right { before.offset } else { time.base })
     }
 
     /// The first of the records with the largest timestamp, below the high watermark.

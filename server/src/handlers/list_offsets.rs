@@ -84,6 +84,7 @@ async fn find<I: Io>(
         None => return Err(ErrorCode::UnknownTopicOrPartition),
     };
     fetch::check_epoch(partition, wanted.current_leader_epoch)?;
+    partition.check_readable().map_err(|e| errors::read(&e))?;
     let at = |offset: Offset, epoch: Option<LeaderEpoch>| PartitionResponse {
         index: wanted.index,
         offset: offset.0,

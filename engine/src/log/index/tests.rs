@@ -82,8 +82,9 @@ fn check(batches: &[Batch], interval: u32, target: Offset, position: u32) {
     assert!(limit - position <= interval + 2 * largest, "{target}: a scan of {limit} - {position}");
 }
 
-/// Whether `from` is right for `at`: a scan from there meets the first batch that new.
-fn check_time(batches: &[Batch], at: Timestamp, from: Offset) {
+/// Whether `before` is right for `at`: a scan from there meets the first batch that new.
+fn check_time(batches: &[Batch], at: Timestamp, before: Option<Newest>) {
+    let from = before.map_or(BASE, |newest| newest.offset);
     if let Some(holder) = batches.iter().find(|b| b.timestamp >= at) {
         assert!(from <= holder.last, "{at:?} is first at {}, and {from} is past it", holder.last);
     }
@@ -258,7 +259,8 @@ proptest! {
                 assert!(index.times.windows(2).all(|w| w[0].rises_to(w[1])));
             }
             let file = io.open(&names::time_index(&dir(), BASE), OpenMode::Read).unwrap();
-            assert!(lookup_time_in_file(&file, BASE, Timestamp(at)).unwrap() >= BASE);
+            let before = lookup_time_in_file(&file, BASE, Timestamp(at)).unwrap();
+            assert!(before.is_none_or(|newest| newest.offset >= BASE));
             let (timestamp, last) = (Timestamp(7), BASE.plus(3));
             let log = write_log(io, &[Batch { base: BASE, last, timestamp, position: 0, bytes: 61 }]);
             assert!(newest_in_files(io, &log).is_none_or(|newest| newest == timestamp));
