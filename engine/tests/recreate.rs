@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use kariz_engine::batch::Batch;
-use kariz_engine::io::Io;
 use kariz_engine::io::sim::{End, Faults, Outcome, Sim, World};
+use kariz_engine::io::{File, Io, OpenMode};
 use kariz_engine::{
     Config, CreateError, Engine, LeaderEpoch, LogConfig, Mark, Offset, Partition, Shard, ShardId,
     Timestamp, TopicId, TopicPartition, sim,
@@ -161,6 +161,45 @@ fn records_whose_metadata_is_damaged_are_not_written_over() {
         })
         .done();
     assert_eq!(world.disk().read(LOG).unwrap(), before);
+}
+
+#[test]
+fn the_journal_outlives_a_start_that_cannot_tell_whose_its_records_are() {
+    const LOG: &str = "/data/t-0/00000000000000000000.log";
+    const METADATA: &str = "/data/t-0/partition.metadata";
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let (shard, _) = open(&io).await;
+            let partition = create(&shard, 1).await;
+            append(&io, &partition).await;
+            append(&io, &partition).await;
+        })
+        .done();
+    world.kill();
+    // The second record is in the journal only, and the partition has lost its name.
+    let (log, metadata) = (world.disk().read(LOG).unwrap(), world.disk().read(METADATA).unwrap());
+    world.disk().truncate(LOG, log.len() as u64 / 2).unwrap();
+    world.disk().truncate(METADATA, 20).unwrap();
+    world
+        .boot(|io| async move {
+            let opened = sim::open(io, Path::new("/data"), sim::Options::default()).await;
+            let error = opened.err().unwrap().to_string();
+            let id = TopicId([1; 16]).to_string();
+            assert!(error.contains("restore that file") && error.contains(&id), "{error}");
+        })
+        .done();
+    world.kill();
+    world
+        .boot(move |io| async move {
+            let file = io.open(Path::new(METADATA), OpenMode::Create).unwrap();
+            file.write_at(&[std::io::IoSlice::new(&metadata)], 0).unwrap();
+            let (shard, report) = open(&io).await;
+            assert_eq!((report[0].log_end, report[0].fenced.as_ref()), (Offset(2), None));
+            sim::close(&shard).await.unwrap();
+        })
+        .done();
+    assert_eq!(world.disk().read(LOG).unwrap(), log);
 }
 
 /// Thirty records, of which ten are trimmed, and perhaps noted in the checkpoints; then the

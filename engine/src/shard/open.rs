@@ -78,6 +78,28 @@ struct Listing {
     /// By what the journal calls them.
     partitions: BTreeMap<(TopicId, i32), Found>,
     absent: Absent,
+    /// Those with records of which it cannot be told whose they are.
+    unowned: Vec<TopicPartition>,
+}
+
+impl Listing {
+    /// What the journal has of records whose owner cannot be told would go with it.
+    fn check_unowned(&self) -> io::Result<()> {
+        for name in &self.unowned {
+            let same = self.absent.journalled.keys().filter(|(_, p)| *p == name.partition);
+            let ids: Vec<String> = same.map(|(id, _)| id.to_string()).collect();
+            if !ids.is_empty() {
+                return Err(io::Error::other(format!(
+                    "{name} has records and no {} that can be read, and the journal may hold the \
+                     only copy of the last of them: restore that file. The journal knows such a \
+                     partition of the topics with the ids {}",
+                    names::METADATA,
+                    ids.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<I: Io> Shard<I> {
@@ -101,7 +123,8 @@ impl<I: Io> Shard<I> {
         let mut found = find_partitions(&io, &dir, was_clean, &on_event)?;
         let journal_path = dir.join(journal::FILE_NAME);
         let journal_entries = replay(&io, &journal_path, &mut found).await?;
-        let Listing { partitions, absent } = found;
+        found.check_unowned()?;
+        let Listing { partitions, absent, .. } = found;
         let mut opened = Vec::new();
         for partition in partitions.into_values() {
             let (recovered, producers, snapshot) = open_partition(&io, &partition).await?;
@@ -257,6 +280,7 @@ fn find_partitions<I: Io>(
     let points = read(checkpoint::RECOVERY_POINTS, "every log is scanned")?;
     let starts = read(checkpoint::LOG_STARTS, "logs start at their first segment")?;
     let (mut found, mut absent) = (BTreeMap::new(), Absent::default());
+    let mut unowned = Vec::new();
     let entries = io.list(dir)?;
     absent.traces = Traces::among(&entries);
     for (name, point) in &points {
@@ -282,6 +306,7 @@ fn find_partitions<I: Io>(
             } else {
                 let what = format!("{name} has records and no {}: left as it is", names::METADATA);
                 on_event(&Event::Warning { what });
+                unowned.push(name);
             }
             continue;
         };
@@ -303,7 +328,7 @@ fn find_partitions<I: Io>(
         let found_here = Found { name, dir: path, topic_id, facts, is_named_anew };
         found.insert((topic_id, found_here.name.partition), found_here);
     }
-    Ok(Listing { partitions: found, absent })
+    Ok(Listing { partitions: found, absent, unowned })
 }
 
 fn is_empty<I: Io>(io: &I, path: &Path) -> bool {
