@@ -90,6 +90,9 @@ class Server:
         # Kafka is not our child: its script started it and ended.
         while self.status("State") not in (None, "Z (zombie)"):
             time.sleep(0.05)
+        # The kernel closes what an io_uring held some time after its process has ended.
+        while not is_free(self.address):
+            time.sleep(0.05)
         self.process.stdout.close()
         self.log.close()
         if not keep:
@@ -105,6 +108,17 @@ class Server:
     def cpu_s(self):
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_free(address):
+    host, port = address.split(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True
 
 
 class Bare(Server):
