@@ -186,6 +186,18 @@ impl Index {
         self.latest.timestamp
     }
 
+    /// The largest timestamp of the batches up to an offset, which is the last that is known before
+    /// `end`.
+    pub(crate) fn newest_before(&self, end: Offset) -> Option<(Timestamp, Offset)> {
+        let latest = self.latest.of(self.base);
+        if latest.timestamp > Timestamp::NONE && latest.offset < end {
+            return Some((latest.timestamp, end));
+        }
+        let after = self.times.partition_point(|t| t.of(self.base).offset < end);
+        let before = self.times.get(after.checked_sub(1)?)?.of(self.base);
+        Some((before.timestamp, before.offset))
+    }
+
     /// Where to start scanning for `target`: at or before its batch, never after.
     pub(crate) fn lookup(&self, target: Offset) -> u32 {
         self.entry_at(target).map_or(0, |e| e.position)

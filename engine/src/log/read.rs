@@ -113,10 +113,24 @@ impl<I: Io> Log<I> {
         }
     }
 
-    /// The largest timestamp in the log, as far as it is known.
-    pub(crate) fn max_timestamp(&self) -> Timestamp {
-        let sealed = self.sealed.iter().filter_map(|s| s.max_timestamp).max();
-        sealed.unwrap_or(Timestamp::NONE).max(self.active.index.max_timestamp())
+    /// The largest timestamp before `end`, as far as it is known, of the batches up to an offset;
+    /// those from there on are to be looked at.
+    pub(crate) fn max_timestamp(&self, end: LogEnd) -> (Timestamp, Offset) {
+        let before = self.sealed.iter().filter(|s| s.base < end.segment);
+        let newest = before.filter_map(|s| s.max_timestamp).max().unwrap_or(Timestamp::NONE);
+        let sealed = self.sealed.iter().find(|s| s.base == end.segment);
+        let (whole, index) = match sealed {
+            Some(s) => (s.max_timestamp.filter(|_| s.bytes == u64::from(end.position)), &s.index),
+            None => (None, &None),
+        };
+        if let Some(whole) = whole {
+            return (newest.max(whole), end.offset);
+        }
+        let active = (self.active.base == end.segment).then_some(&self.active.index);
+        match index.as_ref().or(active).and_then(|index| index.newest_before(end.offset)) {
+            Some((timestamp, next)) => (newest.max(timestamp), next),
+            None => (newest, end.segment),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reading: pinned file slices below the high watermark.
 
-use super::{Mark, Partition, ReadError, State};
+use super::{Health, Mark, Partition, ReadError, State};
 use crate::batch::{Batch, RecordFault};
 use crate::io::{File, Io};
 use crate::log::read::TimeSeek;
@@ -180,6 +180,10 @@ impl<I: Io> Partition<I> {
             match crate::futures::either(more, io.sleep_until(want.until)).await {
                 crate::futures::Either::Left(Ok(())) => {}
                 crate::futures::Either::Left(Err(_)) => {
+                    // What reads here in a loop must not go round in no time: nothing more comes.
+                    if self.check_readable().is_ok() && !self.can_grow() {
+                        io.sleep_until(want.until).await;
+                    }
                     return self.slice(from, want.max_bytes).await;
                 }
                 crate::futures::Either::Right(()) => {}
@@ -193,6 +197,12 @@ impl<I: Io> Partition<I> {
     /// [`ReadError::Fenced`] and [`ReadError::Deleted`].
     pub fn check_readable(&self) -> Result<(), ReadError> {
         self.0.state.borrow().health.readable()
+    }
+
+    /// Whether more may come to be read: neither the partition nor its core has failed.
+    #[must_use]
+    pub fn can_grow(&self) -> bool {
+        matches!(self.0.state.borrow().health, Health::Good) && self.0.core.failure().is_none()
     }
 
     /// The first record with a timestamp of at least `at`, below the high watermark.
@@ -229,7 +239,21 @@ impl<I: Io> Partition<I> {
     /// # Errors
     /// [`ReadError`].
     pub async fn find_max_timestamp(&self) -> Result<Option<Found>, ReadError> {
-        let newest = self.0.state.borrow().log.max_timestamp();
+        let (known, seek) = {
+            let state = self.0.state.borrow();
+            let high = state.marks.high();
+            let (known, from) = state.log.max_timestamp(high);
+            (known, state.log.seek(from, high).map(|seek| (seek, from)))
+        };
+        let mut newest = known;
+        if let Some((seek, from)) = seek
+            && let Some(first) = seek.find(from).await.map_err(|e| self.damaged(e))?
+        {
+            let mut heads = Heads::new(seek.file.clone(), first.position, seek.limit);
+            while let Some(batch) = heads.next().map_err(|e| self.damaged(e))? {
+                newest = newest.max(batch.header.max_timestamp());
+            }
+        }
         if newest == Timestamp::NONE {
             return Ok(None);
         }

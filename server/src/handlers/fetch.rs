@@ -288,7 +288,9 @@ pub(crate) async fn park<I: Io>(core: &Core<I>, request: &Request<I>, found: &Fo
         .iter()
         .filter_map(|part| {
             let next = Offset(part.head.high_watermark).plus(1);
-            part.partition.clone().map(|partition| (partition, Mark::High, next))
+            // One that has failed never gets there: waiting for it would end at once, each time.
+            let partition = part.partition.clone().filter(Partition::can_grow);
+            partition.map(|partition| (partition, Mark::High, next))
         })
         .collect();
     core.shard.any(&waits, deadline).await.is_some()

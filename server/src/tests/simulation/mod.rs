@@ -2,6 +2,7 @@
 //! disk that loses what it may, from a seed.
 
 mod create;
+mod failed;
 mod hostile;
 mod rot;
 
