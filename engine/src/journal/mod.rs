@@ -112,12 +112,13 @@ impl<I: Io> Journal<I> {
 
     /// Whether more than half of the circle is waiting to be released.
     pub(crate) fn is_half_full(&self) -> bool {
-        self.used() * 2 > self.size - START
+        self.used() * 2 > self.capacity - START
     }
 
-    /// The largest entry that a circle of this size should take: a quarter of it.
+    /// The largest entry that the circle should take: a quarter of what it is now, so that it fits
+    /// wherever the head stands once all before it is released.
     pub(crate) fn entry_bytes_max(&self) -> usize {
-        num::index((self.size - START) / 4)
+        num::index((self.capacity - START) / 4)
     }
 
     /// Writes `entry` at the head; durable once a `sync` that is asked for later has succeeded.

@@ -7,6 +7,7 @@ use crate::futures::{Either, either, join_all};
 use crate::io::Io;
 use crate::journal::entry::Entry;
 use crate::log::is_full;
+use crate::partition::Event;
 use crate::types::Offset;
 use std::io;
 use std::time::Duration;
@@ -18,6 +19,10 @@ const SYNCS_AT_ONCE: usize = 8;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is looked whether one is due, or can succeed that found the disk full.
 const CHECKPOINT_POLL: Duration = Duration::from_millis(500);
+/// Between two steps of the journal's growth, so that a new core serves meanwhile; and after one that
+/// found no room.
+const GROWTH_INTERVAL: Duration = Duration::from_millis(20);
+const GROWTH_RETRY: Duration = Duration::from_secs(5);
 /// Kafka's name for the sign that nothing needs recovery.
 pub(crate) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 
@@ -182,18 +187,32 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Fills the journal with zeros, a step at a time, until it has its size.
+    /// Fills the journal with zeros, a step at a time, until it has its size. A smaller one serves
+    /// as well, where there is no room for more: then it is tried again later.
     pub(super) async fn grow_journal(&self) {
-        loop {
+        let core = &self.0.core;
+        let mut was_told = false;
+        while !self.0.stopped.get() && core.failure().is_none() {
             let grown = self.0.journal.borrow().grow();
-            // A smaller journal serves as well, where there is no room for a larger one.
-            let Ok(Some(capacity)) = grown else { return };
+            let capacity = match grown {
+                Ok(Some(capacity)) => capacity,
+                Ok(None) => return,
+                Err(error) => {
+                    if !std::mem::replace(&mut was_told, true) {
+                        let what = format!("the journal stays smaller for now: {error}");
+                        (core.on_event)(&Event::Warning { what });
+                    }
+                    core.io.sleep(GROWTH_RETRY).await;
+                    continue;
+                }
+            };
             let synced = self.0.journal.borrow().sync();
             if let Err(error) = synced.await {
                 return self.fail(&format!("the journal failed: {error}"));
             }
             self.0.journal.borrow_mut().grown(capacity);
-            self.io().sleep(Duration::from_millis(20)).await;
+            core.group.borrow_mut().entry_bytes_max = self.0.journal.borrow().entry_bytes_max();
+            core.io.sleep(GROWTH_INTERVAL).await;
         }
     }
 

@@ -405,8 +405,12 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
     if item.kind == Kind::Bytes && item.end > facts.recovery_point {
         let path = names::log(&partition.dir, item.segment);
         let file = match io.open(&path, OpenMode::Write) {
-            // It was let go: what came before these bytes is nowhere.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && item.position > 0 => {
+            // It was let go: what came before these bytes is nowhere, or no older segment is there,
+            // whose name was durable before this one's.
+            Err(e)
+                if e.kind() == io::ErrorKind::NotFound
+                    && (item.position > 0 || is_let_go(io, &partition.dir, item.segment)?) =>
+            {
                 return Ok(());
             }
             // The segment's name was not synced yet; its bytes are here.
@@ -417,6 +421,16 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
         facts.rewritten.insert(item.segment);
     }
     Ok(())
+}
+
+/// Whether the segment that began at `base` has gone with all before it, and later ones are there:
+/// retention takes the oldest, and where the disk is full before the log start could be noted.
+fn is_let_go<I: Io>(io: &I, dir: &Path, base: Offset) -> io::Result<bool> {
+    let mut bases = Vec::new();
+    for entry in io.list(dir)? {
+        bases.extend(names::offset_of(&entry.name, "log"));
+    }
+    Ok(!bases.is_empty() && bases.iter().all(|other| *other > base))
 }
 
 /// Cuts the segments in `dir` as they were cut, for that may not have come to the disk.
