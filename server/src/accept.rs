@@ -32,7 +32,7 @@ pub(crate) async fn serve<I: Io>(
             }
             Ok(conn) => {
                 core.metrics.turned_away.add(1);
-                tracing::debug!(peer = %conn.peer(), "turned away: max.connections are open");
+                tracing::debug!(peer = %conn.peer(), "turned away: as many are open as may be");
                 conn.close();
             }
             Err(error) => {

@@ -5,6 +5,7 @@ use kariz_engine::Event;
 use kariz_engine::config::{
     BadEscape, BrokerConfig, ConfigError, LogConfig, Warning, parse_properties,
 };
+use rustix::process::{Resource, getrlimit};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub(crate) struct Settings {
     /// What a core may hold of unfinished large requests.
     pub(crate) partial_bytes_max: usize,
     pub(crate) fetch_bytes_max: usize,
+    /// Of a core.
     pub(crate) connections_max: usize,
     /// `None`: connections may be silent for ever.
     pub(crate) idle_max: Option<Duration>,
@@ -95,6 +97,13 @@ impl Settings {
             }
         }
         let queued = broker.queued_request_bytes_max.unwrap_or(QUEUED_BYTES);
+        let connections_max = broker.connections_max.min(connections_with_files(cores));
+        if connections_max < broker.connections_max
+            && pairs.iter().any(|(key, _)| key == "max.connections")
+        {
+            let set = broker.connections_max;
+            tracing::warn!(set, connections_max, "max.connections is past what open files allow");
+        }
         let idle_ms = u64::try_from(broker.connections_idle_max_ms).ok();
         Ok(Self {
             node_id: broker.node_id,
@@ -102,7 +111,7 @@ impl Settings {
             request_bytes_max: broker.request_bytes_max,
             partial_bytes_max: queued.checked_div(cores).unwrap_or(queued).max(QUEUED_BYTES_MIN),
             fetch_bytes_max: broker.fetch_bytes_max,
-            connections_max: broker.connections_max,
+            connections_max,
             idle_max: idle_ms.map(Duration::from_millis),
             auto_create_topics: broker.auto_create_topics,
             delete_topics: broker.delete_topics,
@@ -176,6 +185,15 @@ fn log_event(event: &Event) {
         }
         Event::Warning { what } => tracing::warn!("{what}"),
         event => tracing::warn!("{event:?}"),
+    }
+}
+
+/// The most connections of one of `cores` cores beside which there are descriptors for files: all of
+/// them together may have half. A file that cannot be opened fails writes, a connection only itself.
+fn connections_with_files(cores: usize) -> usize {
+    match getrlimit(Resource::Nofile).current.map(usize::try_from) {
+        Some(Ok(descriptors)) => (descriptors / 2 / cores.max(1)).max(1),
+        _ => usize::MAX,
     }
 }
 

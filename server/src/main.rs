@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use kariz_server::{Options, Server, check, dump};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -132,8 +133,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Raises the soft limit on open files to the hard one, as the JVM does: the soft one is as low as
+/// it is for programs that use select(2).
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => tracing::debug!(from = ?limit.current, to = ?limit.maximum, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit on open files could not be raised"),
+    }
+}
+
 /// Serves until a signal comes or the server fails.
 fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
+    // Before the server shares them out.
+    raise_open_files();
     // Before the cores' threads start, so that none of them is interrupted.
     let mut signals = signal_hook::iterator::Signals::new([
         signal_hook::consts::SIGTERM,

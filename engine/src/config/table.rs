@@ -339,7 +339,7 @@ pub static TABLE: &[Setting] = &[
         .sets(|c, v| c.retention_check_interval_ms = v.i64()),
     broker("max.connections", int(0))
         .or("2147483647")
-        .says("The most connections of a core.")
+        .says("The most connections of a core; of all cores, half of the limit on open files.")
         .sets(|c, v| c.connections_max = v.usize()),
     broker("metadata.log.segment.bytes", int(8 * MIB))
         .or("1073741824")
