@@ -177,9 +177,9 @@ fn log_event(event: &Event) {
         }
         Event::CoreFailed { reason } => tracing::error!(reason, "a core takes no more writes"),
         Event::Full { partition, reason } => {
-            tracing::error!(partition, reason, "the disk is full: writes are refused");
+            tracing::error!(partition, reason, "writes are refused for now");
         }
-        Event::RoomAgain { partition } => tracing::info!(partition, "the disk has room again"),
+        Event::RoomAgain { partition } => tracing::info!(partition, "writes are taken again"),
         Event::Cut { partition, bytes } => {
             tracing::warn!(partition, bytes, "recovery moved bytes aside that nobody was promised");
         }

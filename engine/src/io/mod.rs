@@ -16,6 +16,7 @@ pub mod uring;
 
 use crate::types::{Instant, Timestamp};
 use bytes::Bytes;
+use rustix::io::Errno;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -125,6 +126,12 @@ pub struct Entry {
     pub name: String,
     /// Whether it is a directory.
     pub is_dir: bool,
+}
+
+/// Whether `error` is that file descriptors have run out (`EMFILE`, `ENFILE`): nothing was opened,
+/// and so nothing done; it may go better later. No sync of an open file says this.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// An open file; clones share it, and it stays readable until the last of them is dropped, even

@@ -1,5 +1,6 @@
 //! One sync at a time.
 
+use super::is_out_of_descriptors;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -22,7 +23,8 @@ impl SyncTurn {
         // One that is given up halfway has failed as far as anybody will know.
         *has_failed = true;
         let done = sync.await;
-        *has_failed = done.is_err();
+        // Without a descriptor none was tried.
+        *has_failed = done.as_ref().is_err_and(|error| !is_out_of_descriptors(error));
         done
     }
 }

@@ -31,7 +31,7 @@ pub use truncate::TruncateError;
 
 use crate::futures::join_all;
 use crate::io::turn::SyncTurn;
-use crate::io::{File, Io, OpenMode};
+use crate::io::{File, Io, OpenMode, is_out_of_descriptors};
 use crate::num;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use epochs::Epochs;
@@ -133,19 +133,26 @@ impl<I: Io> Unsynced<I> {
 /// Why staged bytes are not in the log; the log is as it was before.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
-    #[error("the disk is full: {0}")]
-    Full(io::Error),
+    /// It may go better later.
+    #[error(transparent)]
+    Shortage(io::Error),
     #[error(transparent)]
     Io(io::Error),
 }
 
 impl From<io::Error> for WriteError {
     fn from(e: io::Error) -> Self {
-        if is_full(&e) { Self::Full(e) } else { Self::Io(e) }
+        if is_shortage(&e) { Self::Shortage(e) } else { Self::Io(e) }
     }
 }
 
-/// Whether `error` is for want of room: nothing was done, and it may go better later.
+/// Whether `error` is for want of something, room or descriptors: nothing was done, and it may go
+/// better later.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    is_full(error) || is_out_of_descriptors(error)
+}
+
+/// Whether `error` is for want of room on the disk.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     // QuotaExceeded is EDQUOT, FileTooLarge EFBIG (RLIMIT_FSIZE).
     matches!(
@@ -503,4 +510,30 @@ fn write_slices<F: File>(file: &F, staging: &Staging, at: u64) -> io::Result<()>
         IoSlice::advance_slices(&mut rest, n);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_is_short_now_is_told_from_a_disk_that_fails() {
+        for (errno, expected) in [
+            (Errno::NOSPC, (true, true)),
+            (Errno::DQUOT, (true, true)),
+            (Errno::FBIG, (true, true)),
+            (Errno::MFILE, (true, false)),
+            (Errno::NFILE, (true, false)),
+            (Errno::IO, (false, false)),
+            (Errno::ROFS, (false, false)),
+            (Errno::ACCESS, (false, false)),
+            (Errno::NOENT, (false, false)),
+        ] {
+            let error = io::Error::from(errno);
+            assert_eq!((is_shortage(&error), is_full(&error)), expected, "{error}");
+            let is_short = matches!(WriteError::from(error), WriteError::Shortage(_));
+            assert_eq!(is_short, expected.0, "{errno}");
+        }
+    }
 }

@@ -49,7 +49,7 @@ impl From<ScanError> for TruncateError {
 impl From<WriteError> for TruncateError {
     fn from(e: WriteError) -> Self {
         match e {
-            WriteError::Full(e) | WriteError::Io(e) => Self::Io(e),
+            WriteError::Shortage(e) | WriteError::Io(e) => Self::Io(e),
         }
     }
 }

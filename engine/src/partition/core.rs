@@ -34,14 +34,14 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// The disk is full: writes are refused, reads go on.
+    /// The disk is full, or no descriptor is left: writes are refused, reads go on.
     Full {
         /// The partition that noticed.
         partition: String,
-        /// What the disk said.
+        /// What the system said.
         reason: String,
     },
-    /// A write succeeded after the disk had been full.
+    /// A write succeeded after [`Event::Full`].
     RoomAgain {
         /// The partition that noticed.
         partition: String,
@@ -102,7 +102,7 @@ pub(crate) struct Core<I: Io> {
     pub(crate) backlog: Backlog,
     /// There is enough for a checkpoint, or the journal needs room.
     pub(crate) checkpoint: Signal,
-    /// A checkpoint found the disk full: no writes are taken until one succeeds.
+    /// A checkpoint found the disk full, or no descriptor: no writes are taken until one succeeds.
     is_full: Cell<bool>,
     /// Why this core takes no writes any more.
     failed: RefCell<Option<Rc<str>>>,
@@ -213,14 +213,14 @@ impl<I: Io> Core<I> {
         }
     }
 
-    /// Whether a checkpoint found the disk full, and none has succeeded since.
+    /// Whether a checkpoint was short of something, and none has succeeded since.
     pub(crate) fn is_full(&self) -> bool {
         self.is_full.get()
     }
 
     pub(crate) fn set_full(&self, why: Option<&io::Error>) {
         if let (false, Some(error)) = (self.is_full.replace(why.is_some()), why) {
-            let what = format!("a checkpoint found no room, and will be tried again: {error}");
+            let what = format!("a checkpoint could not be made, and will be tried again: {error}");
             (self.on_event)(&Event::Warning { what });
         }
         self.backlog.wake();

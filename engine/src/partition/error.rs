@@ -34,8 +34,8 @@ pub enum AppendError {
     /// Its producer is out of sequence, or of an old epoch.
     #[error(transparent)]
     Producer(#[from] ProducerError),
-    /// The disk is full. Reads go on; try again when there is room.
-    #[error("the disk is full; nothing was written")]
+    /// The disk is full, or the process has no descriptor left. Reads go on; try again later.
+    #[error("the disk is full, or file descriptors have run out; nothing was written")]
     Full,
     /// The partition's disk failed, or its log is damaged: reopen it.
     #[error("the partition takes no writes: {0}")]
@@ -48,8 +48,8 @@ pub enum AppendError {
 /// Why what was appended will not come as far as was waited for.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReachError {
-    /// The disk was full: the batch was not written.
-    #[error("the disk was full; the batch was not written")]
+    /// The disk was full, or no descriptor was left: the batch was not written.
+    #[error("the disk was full, or file descriptors had run out; the batch was not written")]
     Full,
     /// The disk failed: the batch may or may not survive.
     #[error("the partition failed before the batch was safe: {0}")]

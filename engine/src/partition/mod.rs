@@ -431,7 +431,7 @@ impl<I: Io> Inner<I> {
                     core.prepare(handle.clone());
                 }
             }
-            Err(WriteError::Full(error)) => self.roll_back(state, &error.to_string()),
+            Err(WriteError::Shortage(error)) => self.roll_back(state, &error.to_string()),
             Err(WriteError::Io(error)) => {
                 state.marks.roll_back();
                 state.producers.roll_back();
@@ -443,7 +443,7 @@ impl<I: Io> Inner<I> {
         core.metrics.write_us.record_us(core.io.now() - started);
     }
 
-    /// Takes back what is staged: the disk had no room for it.
+    /// Takes back what is staged: there was no room for it, or no descriptor.
     fn roll_back(&self, state: &mut State<I>, reason: &str) {
         self.core.give_spares_back();
         state.marks.roll_back();
@@ -473,7 +473,7 @@ impl<I: Io> Inner<I> {
                 self.core.prepare(handle.clone());
                 Ok(())
             }
-            Err(WriteError::Full(error)) => {
+            Err(WriteError::Shortage(error)) => {
                 self.roll_back(state, &error.to_string());
                 Err(AppendError::Full)
             }

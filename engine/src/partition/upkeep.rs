@@ -2,10 +2,10 @@
 
 use super::{Event, Health, JOURNAL_BYTES_MAX, Membership, Partition, TrimError};
 use crate::checkpoint::{replace_file, write_all};
-use crate::io::{Io, OpenMode};
+use crate::io::{Io, OpenMode, is_out_of_descriptors};
 use crate::journal::entry::{Entry, Item, Kind};
 use crate::log::retain::Retention;
-use crate::log::{Log, LogEnd, TruncateError, Unsynced, is_full, names};
+use crate::log::{Log, LogEnd, TruncateError, Unsynced, is_shortage, names};
 use crate::num;
 use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};
@@ -85,6 +85,8 @@ impl<I: Io> Checkpointed<I> {
                     state.wake();
                 }
             }
+            // Nothing was synced, and nothing is lost.
+            Err(error) if is_out_of_descriptors(error) => {}
             Err(error) => self.partition.fail(&format!("a sync failed: {error}")),
         }
         done
@@ -95,7 +97,7 @@ impl<I: Io> Checkpointed<I> {
             let io = &self.partition.0.core.io;
             match replace_file(io, dir, names::EPOCHS, epochs.as_bytes()).await {
                 // They can be read from the batches; the log must be synced all the same.
-                Err(error) if is_full(&error) => {
+                Err(error) if is_shortage(&error) => {
                     self.partition.0.state.borrow_mut().log.keep_epochs_changed();
                     self.partition.warn(&format!("its leader epochs were not saved: {error}"));
                 }

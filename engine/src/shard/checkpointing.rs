@@ -4,9 +4,9 @@
 use super::Shard;
 use crate::checkpoint;
 use crate::futures::{Either, either, join_all};
-use crate::io::Io;
+use crate::io::{Io, is_out_of_descriptors};
 use crate::journal::entry::Entry;
-use crate::log::is_full;
+use crate::log::{is_full, is_shortage};
 use crate::partition::Event;
 use crate::types::Offset;
 use std::io;
@@ -17,7 +17,7 @@ use tokio::task::yield_now;
 const SYNCS_AT_ONCE: usize = 8;
 /// With little written, a checkpoint comes after this time.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
-/// How often it is looked whether one is due, or can succeed that found the disk full.
+/// How often it is looked whether one is due, or can succeed that was short of something.
 const CHECKPOINT_POLL: Duration = Duration::from_millis(500);
 /// Between two steps of the journal's growth, so that a new core serves meanwhile; and after one that
 /// found no room.
@@ -44,7 +44,7 @@ impl<I: Io> Shard<I> {
             }
             match self.checkpoint().await {
                 Ok(_) => core.set_full(None),
-                Err(error) if is_full(&error) => core.set_full(Some(&error)),
+                Err(error) if is_shortage(&error) => core.set_full(Some(&error)),
                 Err(error) => self.fail(&format!("a checkpoint failed: {error}")),
             }
             last = core.io.now();
@@ -57,7 +57,7 @@ impl<I: Io> Shard<I> {
         let _checkpointing = self.0.checkpointing.lock().await;
         self.0.core.backlog.begin_checkpoint();
         let mut done = self.sync_and_release().await;
-        if done.as_ref().is_err_and(is_full) && self.drop_spares() {
+        if done.as_ref().is_err_and(is_shortage) && self.drop_spares() {
             done = self.sync_and_release().await;
         }
         self.0.core.backlog.end_checkpoint(done.is_ok());
@@ -70,8 +70,12 @@ impl<I: Io> Shard<I> {
         for some in self.partitions().chunks(SYNCS_AT_ONCE) {
             let begun = some.iter().filter_map(|partition| partition.begin_checkpoint());
             for done in join_all(begun.map(|share| share.run())).await {
-                // A partition that failed has said so, and keeps the journal from being freed.
-                core.metrics.syncs.add(done.unwrap_or(0));
+                match done {
+                    Ok(syncs) => core.metrics.syncs.add(syncs),
+                    Err(error) if is_out_of_descriptors(&error) => return Err(error),
+                    // A partition that failed has said so, and keeps the journal from being freed.
+                    Err(_) => {}
+                }
             }
             yield_now().await;
         }

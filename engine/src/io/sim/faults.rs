@@ -71,6 +71,8 @@ pub enum Fault {
     Quota,
     /// It fails with `EFBIG`.
     TooLarge,
+    /// It fails with `EMFILE`. A `sync_dir` then syncs nothing, and loses nothing.
+    Descriptors,
     /// A `write_at` writes only some of its bytes. Nothing, for other operations.
     Short,
     /// The machine loses its power just before the operation.
@@ -87,6 +89,7 @@ impl Fault {
             Self::NoSpace => Errno::NOSPC,
             Self::Quota => Errno::DQUOT,
             Self::TooLarge => Errno::FBIG,
+            Self::Descriptors => Errno::MFILE,
             Self::Short | Self::PowerCut | Self::Kill => return None,
         };
         Some(errno.into())

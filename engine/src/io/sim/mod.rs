@@ -62,6 +62,7 @@ use crate::types::{Instant, Timestamp};
 use clock::{Sleep, Synced};
 use executor::Tasks;
 use machine::{Machine, Op, Shared};
+use rustix::io::Errno;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -227,7 +228,11 @@ impl Io for Sim {
         let begun = self.shared.begin(self.boot, OpKind::SyncDir, &path).and_then(
             |(mut machine, fault)| {
                 let fails = fault.and_then(Fault::error);
-                let found = machine.disk.lookup_dir(dir);
+                let found = match fault {
+                    // It was not opened.
+                    Some(Fault::Descriptors) => Err(Errno::MFILE.into()),
+                    _ => machine.disk.lookup_dir(dir),
+                };
                 let op = Op { kind: OpKind::SyncDir, path: &path, offset: 0, len: 0 };
                 machine.note(&op, &found, |inode| (*inode, 0));
                 let (dir, until) = (found?, machine.disk.now());

@@ -23,7 +23,7 @@ pub use file::File;
 pub(crate) use file::start_aside;
 pub use net::{Conn, Listener};
 
-use super::{Entry, Io, OpenMode};
+use super::{Entry, Io, OpenMode, is_out_of_descriptors};
 use crate::types::{Instant, Timestamp};
 use op::Sync;
 use pump::pump;
@@ -42,9 +42,15 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// Submissions of tokio-uring's own ring, which carries none of ours.
 const RUNTIME_SUBMISSIONS: u32 = 8;
+
+/// Between tries to open a directory that is to be synced, while there is no descriptor for it.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How often that is tried again: others may be done with theirs by then.
+const OPEN_TRIES: u32 = 50;
 
 /// Disk, network, clock and tasks of the core that runs on this thread.
 #[derive(Clone)]
@@ -240,8 +246,19 @@ impl Io for Uring {
     }
 
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>> + 'static {
-        let synced = File::open_dir(dir).and_then(|dir| dir.start_sync(Sync::All));
-        async move { synced?.await.map(drop) }
+        let open = |dir: &Path| File::open_dir(dir).and_then(|dir| dir.start_sync(Sync::All));
+        let (mut begun, io, dir) = (open(dir), self.clone(), dir.to_owned());
+        async move {
+            // Whoever waits for this takes an error for the disk's, and gives the partition up.
+            for _ in 0..OPEN_TRIES {
+                if !begun.as_ref().is_err_and(is_out_of_descriptors) {
+                    break;
+                }
+                io.sleep(OPEN_AGAIN_AFTER).await;
+                begun = open(&dir);
+            }
+            begun?.await.map(drop)
+        }
     }
 
     fn listen(&self, at: SocketAddr) -> io::Result<Listener> {
