@@ -122,6 +122,24 @@ pub(crate) fn write_all<F: File>(file: &F, mut bytes: &[u8], mut at: u64) -> io:
     Ok(())
 }
 
+/// Why a small file was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplaceError {
+    /// It could not be written aside, or not renamed; it is what it was.
+    #[error(transparent)]
+    Write(io::Error),
+    /// Its sync failed, or that of its directory: what else lies there may have lost its name.
+    #[error(transparent)]
+    Sync(io::Error),
+}
+
+impl From<ReplaceError> for io::Error {
+    fn from(e: ReplaceError) -> Self {
+        let (ReplaceError::Write(e) | ReplaceError::Sync(e)) = e;
+        e
+    }
+}
+
 /// Replaces `dir/name` by `bytes`: aside, synced, renamed, directory synced.
 pub(crate) async fn replace_file<I: Io>(
     io: &I,
@@ -129,12 +147,23 @@ pub(crate) async fn replace_file<I: Io>(
     name: &str,
     bytes: &[u8],
 ) -> io::Result<()> {
+    Ok(replace_cache(io, dir, name, bytes).await?)
+}
+
+/// As [`replace_file`], for whoever can do without the file.
+pub(crate) async fn replace_cache<I: Io>(
+    io: &I,
+    dir: &Path,
+    name: &str,
+    bytes: &[u8],
+) -> Result<(), ReplaceError> {
+    use ReplaceError::{Sync, Write};
     let aside = dir.join(format!("{name}.tmp"));
-    let file = io.open(&aside, OpenMode::Create)?;
-    write_all(&file, bytes, 0)?;
-    file.sync().await?;
-    io.rename(&aside, &dir.join(name))?;
-    io.sync_dir(dir).await
+    let file = io.open(&aside, OpenMode::Create).map_err(Write)?;
+    write_all(&file, bytes, 0).map_err(Write)?;
+    file.sync().await.map_err(Sync)?;
+    io.rename(&aside, &dir.join(name)).map_err(Write)?;
+    io.sync_dir(dir).await.map_err(Sync)
 }
 
 #[cfg(test)]

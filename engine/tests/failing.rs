@@ -21,6 +21,37 @@ fn up_to(io: &Sim, most: Duration) -> Duration {
     Duration::from_micros(io.random() % u64::try_from(most.as_micros()).unwrap())
 }
 
+/// The epoch file is a cache. What covers no more than it costs the partition nothing; a failed sync
+/// may have lost the names of its segments as well.
+#[test]
+fn leader_epochs_that_cannot_be_saved_stop_nobody_unless_a_sync_failed() {
+    let aside = |path: &str| path.ends_with("leader-epoch-checkpoint.tmp");
+    for (kind, is_fenced) in [
+        (OpKind::Open, false),
+        (OpKind::Write, false),
+        (OpKind::Rename, false),
+        (OpKind::Sync, true),
+    ] {
+        let mut world = World::new(1, Faults::none().with(Rule::on(kind, Fault::Io).named(aside)));
+        let failure = world
+            .boot(|io| async move {
+                let shard = open(&io).await;
+                let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
+                let partition =
+                    shard.create(&name(), id, epoch, LogConfig::default()).await.unwrap();
+                for _ in 0..2 {
+                    let batch = Batch::build().record(None, None, &[], io.timestamp());
+                    let _unless_it_failed = partition.append(&batch.done().unwrap());
+                    // Past a checkpoint by time.
+                    io.sleep(Duration::from_secs(40)).await;
+                }
+                partition.failure()
+            })
+            .done();
+        assert_eq!(failure.is_some(), is_fenced, "{kind:?}: {failure:?}");
+    }
+}
+
 /// Its entries on their way to the journal are as good as in it: one that was freed would leave a
 /// hole before those that come after it.
 #[test]

@@ -1,7 +1,7 @@
 //! What the core's tasks do with a partition: commit, checkpoint, retain, truncate, delete.
 
 use super::{Event, Health, JOURNAL_BYTES_MAX, Membership, Partition, TrimError};
-use crate::checkpoint::{replace_file, write_all};
+use crate::checkpoint::{ReplaceError, replace_cache, write_all};
 use crate::io::{Io, OpenMode, is_out_of_descriptors};
 use crate::journal::entry::{Entry, Item, Kind};
 use crate::log::retain::Retention;
@@ -95,13 +95,16 @@ impl<I: Io> Checkpointed<I> {
     async fn sync(&self) -> io::Result<u64> {
         if let Some((dir, epochs)) = &self.epochs {
             let io = &self.partition.0.core.io;
-            match replace_file(io, dir, names::EPOCHS, epochs.as_bytes()).await {
+            match replace_cache(io, dir, names::EPOCHS, epochs.as_bytes()).await {
+                Ok(()) => {}
+                // Told once, and perhaps here of what the log's own sync is to cover: the names in
+                // this directory.
+                Err(ReplaceError::Sync(error)) if !is_shortage(&error) => return Err(error),
                 // They can be read from the batches; the log must be synced all the same.
-                Err(error) if is_shortage(&error) => {
+                Err(error) => {
                     self.partition.0.state.borrow_mut().log.keep_epochs_changed();
                     self.partition.warn(&format!("its leader epochs were not saved: {error}"));
                 }
-                done => done?,
             }
         }
         self.files.sync().await
