@@ -13,6 +13,7 @@ pub(crate) fn fault(fault: &Fault) -> ErrorCode {
         | Fault::Incomplete { .. }
         | Fault::More { .. }
         | Fault::Count { .. }
+        | Fault::Crowded { .. }
         | Fault::Control
         | Fault::Producer { .. }
         | Fault::Transactional => ErrorCode::InvalidRecord,

@@ -1,6 +1,7 @@
 //! What a client's batch must be before it is accepted.
 
 use super::Batch;
+use super::codec::plain_bytes_max;
 use super::fault::Fault;
 use super::header::{CODEC_MASK, Header, TimestampType};
 use super::records::{RecordFault, Records};
@@ -58,6 +59,19 @@ pub(super) fn check_records(header: &Header, body: &[u8], max: usize) -> Result<
 pub(super) enum Origin {
     Client,
     Broker,
+}
+
+/// The least bytes of a record: its length, attributes, two deltas, the lengths of key and value,
+/// and how many headers.
+const RECORD_BYTES_MIN: u64 = 7;
+
+/// Whether a body of `bytes` can hold as many records as its head says, for want of a look at them:
+/// a count takes offsets, a segment has 2^31 of them, and 70 bytes must not have a partition roll.
+pub(super) fn check_count(header: &Header, bytes: usize) -> Result<(), Fault> {
+    let count = header.count();
+    let plain = header.codec().map_or(0, |codec| plain_bytes_max(codec, bytes));
+    let fits = u64::try_from(count).is_ok_and(|count| count <= plain / RECORD_BYTES_MIN);
+    if fits { Ok(()) } else { Err(Fault::Crowded { count, bytes }) }
 }
 
 /// What must hold of a head before any record is looked at.

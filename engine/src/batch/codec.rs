@@ -51,6 +51,25 @@ pub enum InflateError {
     },
 }
 
+/// The most plain bytes that one byte of `codec` stands for, by its format.
+const fn ratio_max(codec: Codec) -> u64 {
+    match codec {
+        Codec::None => 1,
+        // A copy of 258 bytes in two bits. Source: RFC 1951, sections 3.2.5 and 3.2.7.
+        Codec::Gzip => 1032,
+        Codec::Snappy => SNAPPY_RATIO_MAX as u64,
+        // A byte adds at most 255 to the length of a copy.
+        Codec::Lz4 => 255,
+        // A block of 128 KiB that repeats one byte has 4. Source: RFC 8878, section 3.1.1.2.
+        Codec::Zstd => 32 * 1024,
+    }
+}
+
+/// The most plain bytes that any `bytes` bytes inflate to.
+pub(super) const fn plain_bytes_max(codec: Codec, bytes: usize) -> u64 {
+    ratio_max(codec).saturating_mul(bytes as u64)
+}
+
 /// The plain bytes of `body`, at most `max_bytes` of them; borrowed where nothing is compressed.
 pub(super) fn inflate(
     codec: Codec,

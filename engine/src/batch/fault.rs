@@ -48,6 +48,15 @@ pub enum Fault {
         /// The last offset delta, one less than the count in a client's batch.
         last_offset_delta: i32,
     },
+    /// More records than the bytes can hold, even compressed as far as the codec goes; under
+    /// [`Check::Opaque`](super::Check). Kafka: 87.
+    #[error("{count} records cannot be in {bytes} bytes")]
+    Crowded {
+        /// The record count.
+        count: i32,
+        /// Bytes behind the head.
+        bytes: usize,
+    },
     /// A compression codec that does not exist. Kafka: 76.
     #[error("compression codec {0} is unknown: use gzip, snappy, lz4 or zstd")]
     Codec(u8),

@@ -33,7 +33,7 @@ pub use walk::{BatchView, Batches, StoredFault, announced_bytes, frame, validate
 
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use bytes::Bytes;
-use check::{Origin, check_head, check_records};
+use check::{Origin, check_count, check_head, check_records};
 use header::{CRC_FROM, LOG_APPEND_TIME, MAGIC_AT};
 
 /// One whole batch that passed [`Batch::parse`], byte for byte as it came.
@@ -93,6 +93,9 @@ impl Batch {
         }
         check_head(&header, origin)?;
         let mut batch = Self::trusted(header, wire);
+        if check == Check::Opaque {
+            check_count(&header, batch.body().len())?;
+        }
         if let Check::Full { inflated_bytes_max } = check {
             let seen = check_records(&header, batch.body(), inflated_bytes_max)?;
             batch.oldest_timestamp = seen.oldest;

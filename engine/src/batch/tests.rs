@@ -153,6 +153,46 @@ fn every_fault_is_told_apart() {
 }
 
 #[test]
+fn more_records_than_the_bytes_can_hold_are_refused_unread() {
+    let crowded = |codec: u8, count: i32| {
+        let mut wire = small();
+        wire[22] = codec;
+        wire[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        wire[57..61].copy_from_slice(&count.to_be_bytes());
+        Batch::parse(sign(wire), Check::Opaque).map(|batch| batch.offsets())
+    };
+    // Nine bytes behind the head, seven the least record.
+    for (codec, most) in [(0, 1), (1, 1_326), (2, 28), (3, 327), (4, 42_130)] {
+        assert_eq!(crowded(codec, most), Ok(i64::from(most)));
+        for count in [most + 1, i32::MAX] {
+            assert_eq!(crowded(codec, count), Err(Fault::Crowded { count, bytes: 9 }));
+        }
+    }
+    let mut empty = small();
+    empty.truncate(HEADER_BYTES);
+    empty[11] = 49;
+    let refused = Batch::parse(sign(empty), Check::Opaque).unwrap_err();
+    assert_eq!(refused, Fault::Crowded { count: 1, bytes: 0 });
+}
+
+#[test]
+fn as_many_records_as_a_codec_can_press_into_a_batch_are_taken() {
+    let mut million = Batch::build();
+    for _ in 0..1_000_000 {
+        million.add(None, None, &[], Timestamp::NONE);
+    }
+    let mut one = Batch::build();
+    one.add(None, None, &[], Timestamp::NONE);
+    for codec in Codec::ALL {
+        for (batch, count) in [(&one, 1), (&million, 1_000_000)] {
+            let wire = batch.clone().compress(codec).done().unwrap().wire().clone();
+            let batch = Batch::parse(wire, Check::Opaque).unwrap();
+            assert_eq!(batch.header().count(), count, "{codec:?}");
+        }
+    }
+}
+
+#[test]
 fn only_the_broker_writes_control_batches() {
     let marker = Batch::build()
         .record(Some(&[0, 0, 0, 1]), Some(&[0; 6]), &[], Timestamp(1))

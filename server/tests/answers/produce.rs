@@ -131,6 +131,10 @@ fn produce_refuses_what_is_no_good_batch() {
         bytes[17..21].copy_from_slice(&crc.to_be_bytes());
         Some(Bytes::from(bytes))
     };
+    let crowd = |bytes: &mut Vec<u8>| {
+        bytes[23..27].copy_from_slice(&(i32::MAX - 1).to_be_bytes());
+        bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
+    };
     let twice = Some([&good[..], &good[..]].concat().into());
     let late = |ms: i64| {
         let at = Timestamp(now().0 + ms);
@@ -145,6 +149,7 @@ fn produce_refuses_what_is_no_good_batch() {
         ("magic 1", changed(16, 1), ErrorCode::InvalidRecord),
         ("bad CRC", changed(good.len() - 1, 0xff), ErrorCode::CorruptMessage),
         ("count is wrong", signed(&|b| b[60] = 9), ErrorCode::InvalidRecord),
+        ("more records than bytes", signed(&crowd), ErrorCode::InvalidRecord),
         ("last offset delta is wrong", signed(&|b| b[26] = 9), ErrorCode::InvalidRecord),
         ("codec 7", signed(&|b| b[22] = 7), ErrorCode::UnsupportedCompressionType),
         ("a control batch", control, ErrorCode::InvalidRecord),

@@ -110,6 +110,45 @@ fn a_bomb_is_refused_at_the_bound() {
     }
 }
 
+/// Streams that hold as much as their formats allow, by hand, and what they inflate to.
+fn densest() -> [(Codec, Vec<u8>, usize); 3] {
+    // A length of 64 Ki + 1, a literal, and copies of 64 bytes from the one before.
+    let mut snappy = vec![0x81, 0x80, 0x04, 0, b'k'];
+    snappy.extend([63 << 2 | 2, 1, 0].repeat(1024));
+    // One block that is not the last of 64 KiB: a literal, and a copy whose length goes on and on.
+    let copied = [&[0x1f, b'k', 1, 0][..], &[255; 256], &[0, 0x50], b"karik"].concat();
+    let mut lz4 = base64(REFERENCE[2].1)[..4].to_vec();
+    let length = u8::try_from(copied.len() - 256).unwrap();
+    lz4.extend([0x60, 0x50, 0xfb, length, 1, 0, 0]);
+    lz4.extend(copied);
+    lz4.extend([0; 4]);
+    // A window of 128 KiB (exponent 7), and blocks of as much that repeat one byte; the last is empty.
+    let mut zstd = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    zstd.extend([2, 0, 0x10, b'k'].repeat(64));
+    zstd.extend([1, 0, 0]);
+    [
+        (Codec::Snappy, snappy, 64 * 1024 + 1),
+        (Codec::Lz4, lz4, 1 + 19 + 255 * 256 + 5),
+        (Codec::Zstd, zstd, 64 * 128 * 1024),
+    ]
+}
+
+#[test]
+fn no_stream_holds_more_than_its_format_allows() {
+    for codec in Codec::ALL {
+        let zeros = vec![0; 16 * MIB];
+        let wire = deflate(codec, &zeros).unwrap();
+        assert!(plain_bytes_max(codec, wire.len()) >= zeros.len() as u64, "{codec:?}");
+    }
+    for (codec, wire, bytes) in densest() {
+        assert_eq!(inflate(codec, &wire, 16 * MIB).map(|plain| plain.len()), Ok(bytes));
+        let most = plain_bytes_max(codec, wire.len());
+        assert!(most >= bytes as u64, "{codec:?}");
+        // It says something.
+        assert!(most < bytes as u64 * 5 / 4, "{codec:?}: {most} of {bytes}");
+    }
+}
+
 #[test]
 fn a_snappy_block_that_only_claims_to_be_large_costs_no_memory() {
     // A length of 4 GiB - 1, and then of 64 MiB under a bound that would allow it.
