@@ -240,10 +240,10 @@ impl Session {
             partition.configure(config);
             return Ok(partition);
         }
-        // It may be gone only if nothing in it was ever promised.
-        assert_eq!(self.models.borrow().models[p].promised, 0, "{name} is gone");
         let id = TopicId([u8::try_from(p).unwrap() + 1; 16]);
-        Ok(self.shard.create(&name, id, LeaderEpoch(0), config).await?)
+        let made = self.shard.create(&name, id, LeaderEpoch(0), config).await?;
+        assert_eq!(self.models.borrow().models[p].promised, 0, "{name}, promised, is made anew");
+        Ok(made)
     }
 
     /// All records from `from` to the high watermark, read in pieces of random size.

@@ -83,6 +83,21 @@ fn a_partition_whose_directory_is_gone_is_refused_alone() {
     server.stop().unwrap();
 }
 
+#[test]
+fn a_partition_that_cannot_be_opened_is_refused_alone() {
+    let dir = stopped();
+    let log = directory(dir.path(), "t-2").join("00000000000000000000.log");
+    let away = dir.path().join("away");
+    fs::rename(&log, &away).unwrap();
+    fs::create_dir(&log).unwrap();
+    only(dir.path(), &[2], 1);
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&away, &log).unwrap();
+    let server = start(dir.path(), 2);
+    assert_eq!(produce(&server, 2), Ok(1));
+    server.stop().unwrap();
+}
+
 /// What `kariz check` says is wrong.
 fn faults(dir: &Path) -> Vec<String> {
     let mut printed = Vec::new();

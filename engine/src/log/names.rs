@@ -97,6 +97,11 @@ pub(crate) fn end_naming<I: Io>(io: &I, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// `error`, which says where.
+pub(crate) fn with_path(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// Unlinks the segment file at `path`, which a cut took or a crash emptied, such that it holds no
 /// batch if its name should come back: see `log::truncate`.
 pub(crate) async fn discard<I: Io>(io: &I, path: &Path) -> io::Result<()> {

@@ -240,7 +240,8 @@ impl<I: Io> Shard<I> {
             let _preparing = self.0.preparing.lock().await;
             self.drop_spares();
         }
-        let failed = self.partitions().iter().any(|p| p.failure().is_some());
+        let failed = self.partitions().iter().any(|p| p.failure().is_some())
+            || self.0.absent.borrow().unopened() > 0;
         if core.failure().is_none() && !failed {
             let (io, dir) = (self.io(), &self.0.settings.dir);
             let high = self

@@ -10,13 +10,14 @@ use crate::checkpoint::Checkpoint;
 use crate::config::LogConfig;
 use crate::io::{Entry as Listed, File, Io, OpenMode};
 use crate::log::{Log, names};
-use crate::partition::{self, Opened, Partition};
+use crate::partition::core::OnEvent;
+use crate::partition::{self, Event, Opened, Partition};
 use crate::producer::Producers;
 use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio::task::yield_now;
 
 /// What deletions leave may wait for the next checkpoint up to this many. Source: some 100 KiB of
@@ -64,6 +65,8 @@ pub(super) struct Absent {
     deleted: FxHashMap<TopicPartition, PathBuf>,
     /// Never deleted: what the files say of them is kept.
     pub(super) lost: BTreeMap<TopicPartition, Lost>,
+    /// Of those, the ones that are there and could not be opened, and why.
+    unopened: FxHashMap<TopicPartition, String>,
     /// How far the journal knew those that nobody has claimed yet, ...
     pub(super) journalled: FxHashMap<(TopicId, i32), Offset>,
     /// ... of which these were deleted before the start.
@@ -90,11 +93,34 @@ impl Absent {
         !self.deleted.is_empty()
     }
 
+    /// Serves without `name`, whose directory `dir` could not be opened. Whoever mends that finds it
+    /// as it was: nothing may take its place.
+    pub(super) fn pass_over(
+        &mut self,
+        name: TopicPartition,
+        known: Lost,
+        dir: &Path,
+        error: &io::Error,
+        on_event: &OnEvent,
+    ) {
+        let reason = format!("{} could not be opened: {error}", dir.display());
+        on_event(&Event::Fenced { partition: name.to_string(), reason: reason.clone() });
+        self.lost.insert(name.clone(), known);
+        self.unopened.insert(name, reason);
+    }
+
+    /// How many were passed over: what a start has to do for them is still to be done.
+    pub(super) fn unopened(&self) -> usize {
+        self.unopened.len()
+    }
+
     /// What the files of recovery points and of log starts have to say of those that are lost.
     pub(super) fn lost_lines(&self) -> (Checkpoint, Checkpoint) {
         let points = self.lost.iter().map(|(name, lost)| (name.clone(), lost.recovery_point));
         let starts = self.lost.iter().map(|(name, lost)| (name.clone(), lost.log_start));
-        (points.collect(), starts.filter(|(_, start)| *start > Offset::ZERO).collect())
+        // A line says that the creation is durable, which nobody knows of one that has none.
+        let is_known = |line: &(TopicPartition, Offset)| line.1 > Offset::ZERO;
+        (points.filter(is_known).collect(), starts.filter(is_known).collect())
     }
 
     /// Those that were deleted until now.
@@ -168,6 +194,9 @@ impl<I: Io> Shard<I> {
         }
         let _making = Making(self, name);
         let failed = |source| CreateError::Io { partition: name.clone(), source };
+        if let Some(why) = self.0.absent.borrow().unopened.get(name) {
+            return Err(failed(io::Error::other(why.clone())));
+        }
         self.refuse_records(name).map_err(failed)?;
         if let Some(end) = self.find_lost(name, topic_id) {
             return Err(CreateError::Lost { partition: name.clone(), end });

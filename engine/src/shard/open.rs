@@ -12,8 +12,8 @@ use crate::futures::{Latch, Signal, join_all};
 use crate::io::{File, Io, OpenMode};
 use crate::journal::entry::{Item, Kind};
 use crate::journal::{self, Journal};
-use crate::log::names;
 use crate::log::recover::{Facts, Recovered, recover};
+use crate::log::{is_shortage, names};
 use crate::partition::core::{Core, OnEvent};
 use crate::partition::{Event, Opened, Partition, limits};
 use crate::producer::Producers;
@@ -69,8 +69,17 @@ struct Found {
     dir: PathBuf,
     topic_id: TopicId,
     facts: Facts,
+    /// Up to where its records were promised by all but the journal.
+    floor: Offset,
     /// Its names may not have been durable, and were given again.
     is_named_anew: bool,
+}
+
+impl Found {
+    /// Whether the journal has told of it what nothing else tells.
+    fn needs_journal(&self) -> bool {
+        !self.facts.rewritten.is_empty() || self.facts.floor != self.floor
+    }
 }
 
 /// What a core's directory holds, and what it ought to hold.
@@ -124,18 +133,30 @@ impl<I: Io> Shard<I> {
         let journal_path = dir.join(journal::FILE_NAME);
         let journal_entries = replay(&io, &journal_path, &mut found).await?;
         found.check_unowned()?;
-        let Listing { partitions, absent, .. } = found;
+        let Listing { partitions, mut absent, .. } = found;
         let mut opened = Vec::new();
         for partition in partitions.into_values() {
-            let (recovered, producers, snapshot) = open_partition(&io, &partition).await?;
-            opened.push((partition, recovered, producers, snapshot));
+            match open_partition(&io, &partition).await {
+                Ok((recovered, producers, snapshot)) => {
+                    opened.push((partition, recovered, producers, snapshot));
+                }
+                Err(error) if is_shortage(&error) || partition.needs_journal() => {
+                    return Err(names::with_path(&partition.dir, error));
+                }
+                Err(error) => {
+                    let Facts { recovery_point, log_start, .. } = partition.facts;
+                    let known = Lost { recovery_point, log_start };
+                    absent.pass_over(partition.name, known, &partition.dir, &error, &on_event);
+                }
+            }
         }
         for some in opened.chunks(8) {
             let unsynced: Vec<_> = some.iter().map(|(_, r, _, _)| r.log.unsynced()).collect();
-            join_all(unsynced.iter().map(|u| u.sync()))
-                .await
-                .into_iter()
-                .collect::<io::Result<Vec<_>>>()?;
+            join_all(unsynced.iter().map(|u| u.sync())).await.into_iter().zip(some).try_for_each(
+                |(synced, (found, ..))| {
+                    synced.map(drop).map_err(|error| names::with_path(&found.dir, error))
+                },
+            )?;
         }
 
         let report = RecoveryReport {
@@ -173,6 +194,7 @@ impl<I: Io> Shard<I> {
             journal.entry_bytes_max(),
             settings.dirty_bytes_max,
         ));
+        core.metrics.fenced.add(absent.unopened() as u64);
         let mut partitions = FxHashMap::default();
         for (found, mut recovered, producers, snapshot) in opened {
             let unsynced = recovered.log.unsynced();
@@ -294,8 +316,20 @@ fn find_partitions<I: Io>(
         let Some(name) = TopicPartition::from_dir_name(&entry.name) else {
             continue;
         };
-        names::end_naming(io, &path)?;
-        let Some(topic_id) = topic_id(io, &path)? else {
+        let looked_at = names::end_naming(io, &path)
+            .and_then(|()| Ok((topic_id(io, &path)?, promised(io, &path)?)));
+        let (topic_id, promised) = match looked_at {
+            Ok(told) => told,
+            Err(error) if is_shortage(&error) => return Err(names::with_path(&path, error)),
+            Err(error) => {
+                let of = |file: &Checkpoint| file.get(&name).copied().unwrap_or_default();
+                let known = Lost { recovery_point: of(&points), log_start: of(&starts) };
+                absent.pass_over(name.clone(), known, &path, &error, on_event);
+                unowned.push(name);
+                continue;
+            }
+        };
+        let Some(topic_id) = topic_id else {
             // The metadata is a partition's last file: without it the creation was not acked.
             let empty = io
                 .list(&path)?
@@ -316,7 +350,8 @@ fn find_partitions<I: Io>(
             was_clean,
             ..Facts::default()
         };
-        facts.floor = facts.recovery_point.max(promised(io, &path)?);
+        facts.floor = facts.recovery_point.max(promised);
+        let floor = facts.floor;
         // Whoever made it may have been killed in the last sync of its creation, and nobody has
         // heard whether that failed. A line in the checkpoint says that it did not.
         let is_named_anew = !points.contains_key(&name);
@@ -325,7 +360,7 @@ fn find_partitions<I: Io>(
             names::name_anew(io, &path)?;
         }
         absent.lost.remove(&name);
-        let found_here = Found { name, dir: path, topic_id, facts, is_named_anew };
+        let found_here = Found { name, dir: path, topic_id, facts, floor, is_named_anew };
         found.insert((topic_id, found_here.name.partition), found_here);
     }
     Ok(Listing { partitions: found, absent, unowned })

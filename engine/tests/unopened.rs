@@ -1,0 +1,128 @@
+//! A partition that cannot be opened: it alone is not served, and nothing takes its place.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use kariz_engine::batch::Batch;
+use kariz_engine::io::Io;
+use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
+use kariz_engine::{
+    LeaderEpoch, LogConfig, Mark, Offset, Partition, Shard, TopicId, TopicPartition, sim,
+};
+use std::io;
+use std::path::Path;
+
+const RECORDS: i64 = 10;
+
+fn name(topic: &str) -> TopicPartition {
+    TopicPartition::new(topic, 0)
+}
+
+async fn open(io: &Sim) -> io::Result<Shard<Sim>> {
+    Ok(sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await?.0)
+}
+
+async fn create(shard: &Shard<Sim>, topic: &str) -> Result<Partition<Sim>, String> {
+    let id = TopicId([topic.as_bytes()[0]; 16]);
+    let created = shard.create(&name(topic), id, LeaderEpoch(0), LogConfig::default()).await;
+    created.map_err(|error| error.to_string())
+}
+
+async fn append(io: &Sim, partition: &Partition<Sim>) {
+    let batch = Batch::build().record(None, Some(b"x"), &[], io.timestamp()).done().unwrap();
+    let span = partition.append(&batch).unwrap();
+    partition.reach(Mark::Durable, &span).await.unwrap();
+}
+
+/// Two partitions with records, stopped in order if `clean`.
+fn written(clean: bool) -> World {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(move |io| async move {
+            let shard = open(&io).await.unwrap();
+            for topic in ["t", "u"] {
+                let partition = create(&shard, topic).await.unwrap();
+                for _ in 0..RECORDS {
+                    append(&io, &partition).await;
+                }
+            }
+            if clean {
+                sim::close(&shard).await.unwrap();
+            }
+        })
+        .done();
+    world.kill();
+    world
+}
+
+/// How far `topic` goes, if it is there.
+fn end(shard: &Shard<Sim>, topic: &str) -> Option<Offset> {
+    shard.partition(&name(topic)).map(|partition| partition.marks().high_watermark)
+}
+
+fn on_t(end: &'static str) -> Rule {
+    let named = move |path: &str| path.starts_with("/data/t-0") && path.ends_with(end);
+    Rule::on(OpKind::Open, Fault::Io).named(named)
+}
+
+#[test]
+fn one_that_cannot_be_opened_is_passed_over_and_found_again_as_it_was() {
+    let metadata = [
+        on_t("partition.metadata"),
+        Rule::on(OpKind::List, Fault::Io).named(|path| path == "/data/t-0"),
+    ];
+    for rule in [on_t(".log"), on_t("recovery.tmp")].into_iter().chain(metadata) {
+        let told = format!("{rule:?}");
+        let mut world = written(true);
+        world.set_faults(Faults::none().with(rule));
+        for next in [RECORDS, RECORDS + 1] {
+            world
+                .boot(move |io| async move {
+                    let shard = open(&io).await.unwrap();
+                    assert_eq!(end(&shard, "t"), None);
+                    assert_eq!(end(&shard, "u"), Some(Offset(next)));
+                    append(&io, &shard.partition(&name("u")).unwrap()).await;
+                    let why = create(&shard, "t").await.err().unwrap();
+                    assert!(why.contains("/data/t-0 could not be opened"), "{why}");
+                    sim::close(&shard).await.unwrap();
+                })
+                .done();
+            world.kill();
+            let points = world.disk().read("/data/recovery-point-offset-checkpoint").unwrap();
+            let points = String::from_utf8(points).unwrap();
+            assert!(points.contains(&format!("t 0 {RECORDS}\n")), "{told}: {points}");
+            // Or else the next start would take all of it for durable.
+            assert!(world.disk().read("/data/.kafka_cleanshutdown").is_err(), "{told}");
+        }
+        world.crash();
+        world.set_faults(Faults::none());
+        world
+            .boot(|io| async move {
+                let shard = open(&io).await.unwrap();
+                assert_eq!(end(&shard, "t"), Some(Offset(RECORDS)));
+                append(&io, &shard.partition(&name("t")).unwrap()).await;
+            })
+            .done();
+    }
+}
+
+#[test]
+fn one_whose_records_may_be_in_the_journal_alone_stops_the_start() {
+    let mut world = written(false);
+    let names = |path: &str| path.starts_with("/data/t-0") && path.ends_with("recovery.tmp");
+    for fault in [Fault::Io, Fault::Descriptors] {
+        let rule = Rule::on(OpKind::Open, fault).named(names);
+        world.set_faults(Faults::none().with(rule));
+        let opened = world.boot(|io| async move { open(&io).await.map(drop) });
+        let why = opened.done().unwrap_err().to_string();
+        assert!(why.starts_with("/data/t-0: "), "{why}");
+        world.crash();
+    }
+    world.set_faults(Faults::none());
+    world
+        .boot(|io| async move {
+            let shard = open(&io).await.unwrap();
+            assert_eq!(end(&shard, "t"), Some(Offset(RECORDS)));
+            assert_eq!(end(&shard, "u"), Some(Offset(RECORDS)));
+        })
+        .done();
+}
