@@ -58,6 +58,7 @@ conform! {
         a_file_reads_back_what_was_written,
         open_modes_are_the_kernels,
         a_short_read_is_the_end_of_the_file,
+        a_file_knows_when_it_was_changed,
         slices_are_written_one_after_the_other,
         a_hole_reads_as_zeros,
         set_len_cuts_and_extends,

@@ -93,19 +93,52 @@ fn time_decides_what_is_kept_and_empties_a_silent_log() {
 }
 
 #[test]
-fn a_record_from_the_future_or_without_a_time_is_not_old() {
+fn a_record_from_the_future_is_not_old() {
     run(|io| async move {
         let (_shard, log) = fill(&io, 0, |c| c.retention_ms = 1000).await;
         let ahead = Timestamp(io.timestamp().0 + 3_000_000);
-        for at in [ahead, Timestamp::NONE] {
-            for i in 0..10 {
-                let span = log.append(&batch(i, at)).unwrap();
-                log.reach(Mark::High, &span).await.unwrap();
-            }
+        for i in 0..10 {
+            let span = log.append(&batch(i, ahead)).unwrap();
+            log.reach(Mark::High, &span).await.unwrap();
         }
         io.sleep(Duration::from_secs(100)).await;
         assert_eq!(log.marks().log_start, Offset(0));
     });
+}
+
+#[test]
+fn records_without_a_time_are_as_old_as_their_file() {
+    let mut world = World::new(1, Faults::none());
+    let config = |c: &mut LogConfig| c.retention_ms = 100_000;
+    world
+        .boot(move |io| async move {
+            let (shard, log) = fill(&io, 0, config).await;
+            for i in 0..20 {
+                let span = log.append(&batch(i, Timestamp::NONE)).unwrap();
+                log.reach(Mark::High, &span).await.unwrap();
+                io.sleep(Duration::from_secs(4)).await;
+            }
+            assert_eq!(log.marks().log_start, Offset(0), "the oldest is 80 s old");
+            io.sleep(Duration::from_secs(60)).await;
+            let start = log.marks().log_start;
+            assert!(start > Offset(0) && start < Offset(20), "{start}");
+            sim::close(&shard).await.unwrap();
+        })
+        .done();
+    world.kill();
+    world
+        .boot(move |io| async move {
+            let (shard, _) =
+                sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
+            let log = shard.partition(&TopicPartition::new("t", 0)).unwrap();
+            let mut settings = LogConfig::default();
+            config(&mut settings);
+            log.configure(settings);
+            assert!(log.marks().log_start < Offset(20));
+            io.sleep(Duration::from_secs(120)).await;
+            assert_eq!(log.marks().log_start, Offset(20));
+        })
+        .done();
 }
 
 #[test]

@@ -144,6 +144,12 @@ pub trait File: Clone + Send + 'static {
     /// As `fstat(2)`.
     fn len(&self) -> io::Result<u64>;
 
+    /// Inline. When its content was last changed.
+    ///
+    /// # Errors
+    /// As `fstat(2)`.
+    fn modified(&self) -> io::Result<Timestamp>;
+
     /// Inline. Copies `slices` into the page cache at `at`; may write fewer bytes than given.
     /// Durable only after [`File::sync`].
     ///

@@ -77,6 +77,9 @@ struct Sealed<F> {
     max_timestamp: Option<Timestamp>,
     /// Here until it is in its files.
     index: Option<Index>,
+    /// What was allocated behind its end was given back. Only once: it counts as a change of the
+    /// file, whose age can be the segment's.
+    is_trimmed: bool,
 }
 
 /// The segment that takes the next batches.
@@ -317,6 +320,7 @@ impl<I: Io> Log<I> {
             bytes: active.bytes,
             max_timestamp: Some(index.max_timestamp()),
             index: Some(index),
+            is_trimmed: false,
         });
     }
 
@@ -429,7 +433,10 @@ impl<I: Io> Log<I> {
         for i in 0..self.sealed.len() {
             let Some(sealed) = self.sealed.get_mut(i) else { break };
             let Some(index) = &mut sealed.index else { continue };
-            sealed.file.set_len(sealed.bytes)?;
+            if !sealed.is_trimmed {
+                sealed.file.set_len(sealed.bytes)?;
+                sealed.is_trimmed = true;
+            }
             let files = index.save(&self.io, &self.dir)?;
             sealed.index = None;
             self.dir_changes += 1;

@@ -434,7 +434,16 @@ impl<I: Io> Log<I> {
         let Segment { base, file, bytes } = segment;
         let max_timestamp = index::max_timestamp_in_files(&self.io, &self.dir, base, &file, bytes);
         let serial = self.serial();
-        self.sealed.push(Sealed { base, file, serial, bytes, max_timestamp, index: None });
+        let is_trimmed = true;
+        self.sealed.push(Sealed {
+            base,
+            file,
+            serial,
+            bytes,
+            max_timestamp,
+            index: None,
+            is_trimmed,
+        });
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! watermark. Whoever reads one keeps it open; unlinking does not disturb them.
 
 use super::{Log, names};
-use crate::io::Io;
+use crate::io::{File, Io};
 use crate::types::{Offset, Timestamp};
 use std::io;
 
@@ -29,9 +29,8 @@ impl<I: Io> Log<I> {
             let next = self.sealed.get(i + 1).map_or(self.active.base, |s| s.base);
             let keep = u64::try_from(retention.retention_bytes).ok();
             let too_big = keep.is_some_and(|keep| bytes.saturating_sub(sealed.bytes) >= keep);
-            if next > high
-                || !(too_big || is_old(sealed.max_timestamp, retention.retention_ms, now))
-            {
+            let is_old = || is_old(newest(&sealed.file, sealed.max_timestamp), retention, now);
+            if next > high || !(too_big || is_old()) {
                 break;
             }
             bytes = bytes.saturating_sub(sealed.bytes);
@@ -43,8 +42,9 @@ impl<I: Io> Log<I> {
     /// Whether the active segment has only records older than `retention`: then it should be
     /// rolled, for only sealed segments are deleted.
     pub(crate) fn is_active_expired(&self, retention: Retention, now: Timestamp) -> bool {
-        let newest = Some(self.active.index.max_timestamp());
-        self.active.bytes > 0 && is_old(newest, retention.retention_ms, now)
+        let active = &self.active;
+        let newest = || newest(&active.file, Some(active.index.max_timestamp()));
+        active.bytes > 0 && is_old(newest(), retention, now)
     }
 
     /// Unlinks the segments that end at or before `start`; returns how many. Their bytes stay for
@@ -77,12 +77,17 @@ impl<I: Io> Log<I> {
     }
 }
 
-/// A record without a timestamp, or with one that is still to come, is never old. Nor is what is
-/// not known.
-fn is_old(newest: Option<Timestamp>, retention_ms: i64, now: Timestamp) -> bool {
-    let newest = newest.unwrap_or(Timestamp::NONE);
-    retention_ms >= 0
-        && newest > Timestamp::NONE
-        && newest <= now
-        && now.0.saturating_sub(newest.0) > retention_ms
+/// The newest timestamp of a segment in `file`, of which `known` is known. Where no record has one
+/// it is that of the file's last change, as in Kafka: nothing else says when it may go.
+fn newest<F: File>(file: &F, known: Option<Timestamp>) -> Option<Timestamp> {
+    match known {
+        Some(newest) if newest <= Timestamp::NONE => file.modified().ok(),
+        newest => newest,
+    }
+}
+
+/// What is still to come is never old, nor is what is not known.
+fn is_old(newest: Option<Timestamp>, retention: Retention, now: Timestamp) -> bool {
+    let Some(newest) = newest.filter(|newest| *newest <= now) else { return false };
+    retention.retention_ms >= 0 && now.0.saturating_sub(newest.0) > retention.retention_ms
 }

@@ -4,6 +4,7 @@ use super::{Arm, create, kind, stream, write};
 use kariz_engine::io::{Entry, File, Io, Listener, OpenMode};
 use std::io::{ErrorKind, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 fn read<F: File>(file: &F, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0xee; len];
@@ -265,4 +266,17 @@ pub(crate) async fn errors_have_the_same_kinds<A: Arm>(arm: A) {
     let to = bound.local_addr().unwrap();
     drop(bound);
     assert_eq!(kind(arm.dial(to).await.map(drop)), Some(ErrorKind::ConnectionRefused));
+}
+
+pub(crate) async fn a_file_knows_when_it_was_changed<A: Arm>(arm: A) {
+    let (file, io) = (create(&arm, "f"), arm.io());
+    let before = io.timestamp();
+    write(&file, b"x", 0);
+    let at = file.modified().unwrap();
+    // The kernel's clock of files ticks in steps of some milliseconds.
+    assert!(at.0 >= before.0 - 100 && at <= io.timestamp(), "{at:?}, {before:?}");
+    io.sleep(Duration::from_millis(200)).await;
+    assert_eq!(file.modified().unwrap(), at);
+    file.set_len(0).unwrap();
+    assert!(file.modified().unwrap() > at);
 }

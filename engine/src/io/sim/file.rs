@@ -7,6 +7,7 @@ use super::machine::{Machine, Op, Shared};
 use super::volume::Inode;
 use super::{to_u64, to_usize};
 use crate::io::{File, OpenMode};
+use crate::types::Timestamp;
 use rustix::io::Errno;
 use std::fmt;
 use std::future::Future;
@@ -98,11 +99,19 @@ impl File for SimFile {
         Ok(to_u64(machine.disk.content(self.0.inode)?.now().len()))
     }
 
+    fn modified(&self) -> io::Result<Timestamp> {
+        let machine = self.0.shared.lock();
+        if machine.boot != self.0.boot || machine.stopped.is_some() {
+            return Err(Errno::IO.into());
+        }
+        machine.disk.modified(self.0.inode)
+    }
+
     fn write_at(&self, slices: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
         let want: usize = slices.iter().map(|slice| slice.len()).sum();
         let write = |machine: &mut Machine, fault| {
             self.check_writable(Errno::BADF)?;
-            let Machine { disk, faults, rng, .. } = machine;
+            let Machine { disk, faults, rng, clock, .. } = machine;
             let room = to_usize(faults.file_bytes_max.saturating_sub(at));
             if room == 0 && want > 0 {
                 return Err(Errno::FBIG.into());
@@ -112,6 +121,7 @@ impl File for SimFile {
                 n = 1 + rng.index(n - 1);
             }
             let flushed = || rng.chance(faults.writeback);
+            disk.touch(self.0.inode, clock.wall_ms());
             disk.write(self.0.inode, slices, n, at, faults.capacity_bytes, flushed)
         };
         self.inline(OpKind::Write, at, to_u64(want), write, |n| {
@@ -139,10 +149,11 @@ impl File for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let set = |machine: &mut Machine, _| {
             self.check_writable(Errno::INVAL)?;
-            let Machine { disk, faults, rng, .. } = machine;
+            let Machine { disk, faults, rng, clock, .. } = machine;
             if len > faults.file_bytes_max {
                 return Err(Errno::FBIG.into());
             }
+            disk.touch(self.0.inode, clock.wall_ms());
             disk.set_len(self.0.inode, len, || rng.chance(faults.writeback))
         };
         self.inline(OpKind::SetLen, 0, len, set, |()| (len, 0))

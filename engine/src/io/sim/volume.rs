@@ -13,6 +13,7 @@ mod power;
 use super::content::{BLOCK_BYTES, Capture, Content};
 use super::rng::Rng;
 use crate::io::Entry;
+use crate::types::Timestamp;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,8 +30,16 @@ const NAME_BYTES_MAX: usize = 255;
 
 #[derive(Debug)]
 enum Node {
-    File { content: Content, handles: usize },
-    Dir { now: BTreeMap<String, Inode>, durable: BTreeMap<String, Inode> },
+    /// `modified` is in ms since 1970, as the wall clock had it.
+    File {
+        content: Content,
+        handles: usize,
+        modified: i64,
+    },
+    Dir {
+        now: BTreeMap<String, Inode>,
+        durable: BTreeMap<String, Inode>,
+    },
 }
 
 /// `name` in directory `dir` becomes `inode`, or nothing.
@@ -192,7 +201,8 @@ impl Volume {
                 inode
             }
             None if create => {
-                let inode = self.add(Node::File { content: Content::default(), handles: 0 });
+                let content = Content::default();
+                let inode = self.add(Node::File { content, handles: 0, modified: 0 });
                 self.change(vec![Assign { dir: place.dir, name: place.name, inode: Some(inode) }]);
                 inode
             }
@@ -292,7 +302,7 @@ impl Volume {
     }
 
     fn free_if_closed(&mut self, inode: Inode) {
-        if let Some(Node::File { content, handles: 0 }) = self.nodes.get_mut(&inode)
+        if let Some(Node::File { content, handles: 0, .. }) = self.nodes.get_mut(&inode)
             && self.nameless.contains(&inode)
         {
             self.used_blocks = self.used_blocks.saturating_sub(content.free());
@@ -367,6 +377,21 @@ impl Volume {
         match self.nodes.get(&inode) {
             Some(Node::File { content, .. }) => Ok(content),
             _ => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// When file `inode` was last changed.
+    pub(super) fn modified(&self, inode: Inode) -> io::Result<Timestamp> {
+        match self.nodes.get(&inode) {
+            Some(Node::File { modified, .. }) => Ok(Timestamp(*modified)),
+            _ => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// File `inode` is changed now, which is `ms`.
+    pub(super) fn touch(&mut self, inode: Inode, ms: i64) {
+        if let Some(Node::File { modified, .. }) = self.nodes.get_mut(&inode) {
+            *modified = ms;
         }
     }
 

@@ -4,6 +4,7 @@ use super::aside::{CLOSING, MAKING};
 use super::op::{Operation, Sync};
 use super::ring::Ring;
 use crate::io as seam;
+use crate::types::Timestamp;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use std::fs::OpenOptions;
@@ -135,6 +136,12 @@ impl seam::File for File {
     fn len(&self) -> io::Result<u64> {
         let size = rustix::fs::fstat(&self.fd)?.st_size;
         u64::try_from(size).map_err(io::Error::other)
+    }
+
+    fn modified(&self) -> io::Result<Timestamp> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        let ms = i64::try_from(stat.st_mtime_nsec / 1_000_000).unwrap_or(0);
+        Ok(Timestamp(stat.st_mtime.saturating_mul(1000).saturating_add(ms)))
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], at: u64) -> io::Result<usize> {

@@ -25,9 +25,9 @@ impl Volume {
                     todo.extend(durable.values().copied());
                     found.insert(inode, Node::Dir { now: durable.clone(), durable });
                 }
-                Some(Node::File { content, .. }) => {
+                Some(Node::File { content, modified, .. }) => {
                     let content = content.power_cut(survival, rng);
-                    found.insert(inode, Node::File { content, handles: 0 });
+                    found.insert(inode, Node::File { content, handles: 0, modified });
                 }
                 None => {}
             }
