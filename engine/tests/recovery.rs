@@ -444,3 +444,33 @@ fn a_clean_stop_saves_the_index_of_what_commits_have_synced() {
     let index = names(&world.disk(), ".index").remove(0);
     assert!(!world.disk().read(&index).unwrap().is_empty());
 }
+
+/// The segments before the log start are let go, and it may be that for want of room nobody could
+/// note it: so it is served, and told.
+#[test]
+fn a_first_segment_that_is_missing_is_told_once() {
+    let mut world = written(true);
+    let second = names(&world.disk(), ".log").remove(1);
+    world.disk().remove(LOG).unwrap();
+    let start: i64 =
+        second.trim_start_matches("/data/t-0/").trim_end_matches(".log").parse().unwrap();
+    for is_told in [true, false] {
+        world
+            .boot(move |io| async move {
+                let told = Rc::new(std::cell::RefCell::new(Vec::new()));
+                let mine = Rc::clone(&told);
+                let on_event =
+                    Rc::new(move |event: &_| mine.borrow_mut().push(format!("{event:?}")));
+                let options = sim::Options { on_event, ..sim::Options::default() };
+                let (shard, _) = sim::open(io, Path::new("/data"), options).await.unwrap();
+                let gap =
+                    format!("t-0: no records from 0, the log start that was noted, to {start},");
+                assert_eq!(told.borrow().iter().any(|event| event.contains(&gap)), is_told);
+                let log = shard.partition(&name()).unwrap();
+                assert_eq!((log.marks().log_start, log.failure()), (Offset(start), None));
+                sim::close(&shard).await.unwrap();
+            })
+            .done();
+        world.kill();
+    }
+}

@@ -138,6 +138,7 @@ impl<I: Io> Shard<I> {
         for partition in partitions.into_values() {
             match open_partition(&io, &partition).await {
                 Ok((recovered, producers, snapshot)) => {
+                    warn_of_lost_start(&partition, &recovered, &on_event);
                     opened.push((partition, recovered, producers, snapshot));
                 }
                 Err(error) if is_shortage(&error) || partition.needs_journal() => {
@@ -530,6 +531,21 @@ async fn open_partition<I: Io>(
         recovered.log.each_head(from, |header| producers.rebuild(header, now))?;
     }
     Ok((recovered, producers, used))
+}
+
+/// A first segment that is missing cannot be told from one that was let go: for want of room that
+/// is done before it is noted, and Kafka notes no such start. The log begins later then, which
+/// somebody should know.
+fn warn_of_lost_start<I: Io>(found: &Found, recovered: &Recovered<I>, on_event: &OnEvent) {
+    let (noted, first) = (found.facts.log_start, recovered.log.first_base());
+    if first > noted && recovered.fence.is_none() {
+        let what = format!(
+            "{}: no records from {noted}, the log start that was noted, to {first}, its first \
+             segment: it begins there now",
+            found.name
+        );
+        on_event(&Event::Warning { what });
+    }
 }
 
 async fn write_checkpoints<I: Io>(
