@@ -162,6 +162,28 @@ fn a_compressed_bomb_is_stored_and_inflated_to_a_bound_at_most() {
 }
 
 #[test]
+fn the_bombs_of_a_request_inflate_to_a_bound_together() {
+    let mut c = shared().client(0);
+    c.create_with("bombs", 1, &[("validate", "full")]);
+    let zeros = "0".repeat(20 << 20);
+    let bomb = common::builder(&[&zeros]).compress(kariz_engine::batch::Codec::Gzip);
+    let mut request = produce_request(-1, "bombs", 0, Some(common::wire(bomb)));
+    let partitions = &mut request.topics[0].partitions;
+    let bomb = partitions[0].clone();
+    partitions.resize(5, bomb);
+    let of = |answer: &kariz_protocol::messages::produce::Response| -> Vec<_> {
+        answer.topics[0].partitions.iter().map(|p| p.error).collect()
+    };
+    let (good, refused) = (ErrorCode::None, ErrorCode::MessageTooLarge);
+    let answer = c.call(9, &request);
+    assert_eq!(of(&answer), [good, good, good, refused, refused]);
+    let why = answer.topics[0].partitions[4].error_message.as_deref();
+    assert!(why.is_some_and(|why| why.contains("in all")), "{why:?}");
+    // The next request has a bound of its own.
+    assert_eq!(of(&c.call(9, &request)), [good, good, good, refused, refused]);
+}
+
+#[test]
 fn many_requests_of_one_connection_are_all_answered() {
     let mut c = shared().client(0);
     c.create("flood", 1);

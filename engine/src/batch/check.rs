@@ -28,12 +28,19 @@ pub(super) struct Seen {
     pub(super) newest: Timestamp,
     /// Whether a record has no key, which a compacted topic refuses.
     pub(super) null_key: bool,
+    /// Bytes that came out of the codec; 0 if nothing was compressed.
+    pub(super) inflated_bytes: usize,
 }
 
 /// Reads every record of a client's batch: the head must tell the truth about them.
 pub(super) fn check_records(header: &Header, body: &[u8], max: usize) -> Result<Seen, Fault> {
     let records = Records::new(header, body, max)?;
-    let mut seen = Seen { oldest: Timestamp::NONE, newest: Timestamp::NONE, null_key: false };
+    let mut seen = Seen {
+        oldest: Timestamp::NONE,
+        newest: Timestamp::NONE,
+        null_key: false,
+        inflated_bytes: if header.is_compressed() { records.plain().len() } else { 0 },
+    };
     let base = header.base_offset();
     // `check_head` found count == last offset delta + 1, and the iterator wants deltas that rise
     // up to the last: the first one that leaves a gap is not its index.

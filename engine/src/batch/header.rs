@@ -181,6 +181,12 @@ impl Header {
         Codec::from_id(u8::try_from(self.attributes.get() & CODEC_MASK).ok()?)
     }
 
+    /// Whether the records are compressed, by a codec that is known.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.codec().is_some_and(|codec| codec != Codec::None)
+    }
+
     /// Who set the timestamps.
     #[must_use]
     pub fn timestamp_type(&self) -> TimestampType {

@@ -43,6 +43,7 @@ pub struct Batch {
     wire: Bytes,
     oldest_timestamp: Timestamp,
     null_key: Option<bool>,
+    inflated_bytes: usize,
 }
 
 impl Batch {
@@ -100,6 +101,7 @@ impl Batch {
             let seen = check_records(&header, batch.body(), inflated_bytes_max)?;
             batch.oldest_timestamp = seen.oldest;
             batch.null_key = Some(seen.null_key);
+            batch.inflated_bytes = seen.inflated_bytes;
             if seen.newest != header.max_timestamp()
                 && header.timestamp_type() == TimestampType::CreateTime
             {
@@ -131,7 +133,13 @@ impl Batch {
 
     /// A batch out of parts that are known to fit.
     fn trusted(header: Header, wire: Bytes) -> Self {
-        Self { header, wire, oldest_timestamp: header.base_timestamp(), null_key: None }
+        Self {
+            header,
+            wire,
+            oldest_timestamp: header.base_timestamp(),
+            null_key: None,
+            inflated_bytes: 0,
+        }
     }
 
     /// Its head, as it came; but [`Check::Full`] puts a wrong maximum timestamp (and the CRC)
@@ -170,6 +178,13 @@ impl Batch {
     #[must_use]
     pub fn has_null_key(&self) -> Option<bool> {
         self.null_key
+    }
+
+    /// What its records were inflated to when they were looked at ([`Check::Full`]); 0 if they are
+    /// not compressed.
+    #[must_use]
+    pub fn inflated_bytes(&self) -> usize {
+        self.inflated_bytes
     }
 
     /// Its records, at most `max_bytes` of them once inflated.

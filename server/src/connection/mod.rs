@@ -33,6 +33,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::task::yield_now;
 use wake::WakeSlot;
 
 /// Requests of one connection that may wait for their answers. Source: above any client's default
@@ -54,6 +55,9 @@ const ADMITTED_BYTES: usize = 512 * 1024;
 /// A frame of so many bytes claims all that it will hold at once. Source: twice Kafka's default
 /// `max.request.size`.
 const LUMP_BYTES: usize = 2 * 1024 * 1024;
+/// Once its requests have inflated so many bytes of records, a connection gives way to the others.
+/// Source: measured, some 1.5 ms of zstd; a whole request may take a hundred.
+const INFLATED_BYTES_A_TURN: usize = 1024 * 1024;
 /// How long a connection waits for memory before it looks for those that hold it up.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -102,6 +106,8 @@ pub(crate) struct Connection<I: Io> {
     claim: Cell<Option<Claim>>,
     /// Whether a barrier is in the queue.
     barrier: Cell<bool>,
+    /// What its requests have inflated since the others had their turn.
+    inflated_bytes: Cell<usize>,
     /// The core's tick at which something was last received or sent.
     active: Cell<u64>,
     reader: WakeSlot,
@@ -123,6 +129,7 @@ impl<I: Io> Connection<I> {
             in_flight_bytes: Cell::new(0),
             claim: Cell::new(None),
             barrier: Cell::new(false),
+            inflated_bytes: Cell::new(0),
             active: Cell::new(core.tick()),
             reader: WakeSlot::default(),
             writer: WakeSlot::default(),
@@ -229,6 +236,19 @@ impl<I: Io> Connection<I> {
         }
     }
 
+    /// Counts what a request has inflated.
+    pub(crate) fn inflated(&self, bytes: usize) {
+        self.inflated_bytes.set(self.inflated_bytes.get() + bytes);
+    }
+
+    /// Lets the core's other tasks have their turn if this one has inflated much.
+    async fn give_way(&self) {
+        if self.inflated_bytes.get() > INFLATED_BYTES_A_TURN {
+            self.inflated_bytes.set(0);
+            yield_now().await;
+        }
+    }
+
     /// Whether another request may be handled now.
     fn has_room(&self) -> bool {
         let waiting = self.queue.borrow().len();
@@ -272,6 +292,7 @@ impl<I: Io> Connection<I> {
                     at += PREFIX_BYTES + frame.len();
                     self.admit(frame, None).await;
                     self.handle(&chunk, frame, now)?;
+                    self.give_way().await;
                     continue;
                 }
                 chunk.advance(at);
@@ -279,6 +300,7 @@ impl<I: Io> Connection<I> {
                 let Some(frame) = cutter.cut(&mut chunk).map_err(Refusal::from)? else { break };
                 self.admit(&frame, claim.take()).await;
                 self.handle(&frame, &frame, now)?;
+                self.give_way().await;
             }
             let held = cutter.buffered();
             if held > FREE_BYTES {

@@ -6,6 +6,7 @@ pub(crate) mod create_topics;
 mod delete_topics;
 pub(crate) mod fetch;
 mod find_coordinator;
+mod inflation;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;

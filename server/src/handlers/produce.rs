@@ -3,13 +3,14 @@
 //! The request is read in place and each batch handed to its partition as a slice of the frame.
 //! What remains until the answer is a [`Pending`]: handles, offsets and marks, no bytes.
 
+use super::inflation::Inflation;
 use super::{Asked, Refusal};
 use crate::connection::{Answer, Connection};
 use crate::core::Core;
 use crate::errors;
 use crate::routes::{Place, Topic};
 use bytes::{Bytes, BytesMut};
-use kariz_engine::batch::{Batch, Codec};
+use kariz_engine::batch::Codec;
 use kariz_engine::io::Io;
 use kariz_engine::types::Instant;
 use kariz_engine::{Mark, Partition, ReachError, Span};
@@ -206,13 +207,15 @@ pub(super) fn handle<I: Io>(
         deadline: asked.arrived.plus(crate::num::millis(request.head.timeout_ms)),
         results: SmallVec::new(),
     };
+    let mut inflation = Inflation::default();
     for topic in request.topics {
         let known = connection.core().routes.topic(topic.name);
         if let Some(known) = &known {
             connection.last_produce.learn(frame, &request, asked.version, known);
         }
-        append_topic(known, &topic, acks, asked.version, &mut pending.results);
+        append_topic(known, &topic, acks, asked.version, &mut inflation, &mut pending.results);
     }
+    connection.inflated(inflation.bytes());
     push(connection, pending, asked.arrived, asked.bytes)
 }
 
@@ -248,7 +251,9 @@ pub(super) fn repeat<I: Io>(
     let Some(topic) = last.topic() else { return Ok(false) };
     connection.last_produce.misses.set(0);
     let Repeated { version, index, acks, .. } = *last;
-    let outcome = append(&topic, index, chunk.slice_ref(records), version);
+    let mut inflation = Inflation::default();
+    let outcome = append(&topic, index, chunk.slice_ref(records), version, &mut inflation);
+    connection.inflated(inflation.bytes());
     let pending = Pending {
         version,
         correlation_id,
@@ -288,6 +293,7 @@ fn append_topic<I: Io>(
     view: &TopicView<'_>,
     acks: Option<Acks>,
     version: i16,
+    inflation: &mut Inflation,
     results: &mut SmallVec<[PartitionResult<I>; 1]>,
 ) {
     let name = match &known {
@@ -300,14 +306,20 @@ fn append_topic<I: Io>(
             (None, _) => Outcome::failed(ErrorCode::UnknownTopicOrPartition),
             (Some(topic), Some(_)) => {
                 let records = partition.share_records().unwrap_or_default();
-                append(topic, partition.index, records, version)
+                append(topic, partition.index, records, version, inflation)
             }
         };
         results.push(PartitionResult { topic: name.clone(), index: partition.index, outcome });
     }
 }
 
-fn append<I: Io>(topic: &Topic<I>, index: i32, records: Bytes, version: i16) -> Outcome<I> {
+fn append<I: Io>(
+    topic: &Topic<I>,
+    index: i32,
+    records: Bytes,
+    version: i16,
+    inflation: &mut Inflation,
+) -> Outcome<I> {
     let partition = match topic.place(index) {
         Some(Place::Here(partition)) => partition,
         Some(Place::Elsewhere) => return Outcome::failed(ErrorCode::NotLeaderOrFollower),
@@ -315,9 +327,9 @@ fn append<I: Io>(topic: &Topic<I>, index: i32, records: Bytes, version: i16) -> 
         None => return Outcome::failed(ErrorCode::UnknownTopicOrPartition),
     };
     let check = partition.config().check();
-    let batch = match Batch::parse(records, check) {
+    let batch = match inflation.parse(records, check) {
         Ok(batch) => batch,
-        Err(fault) => return Outcome::explained(errors::fault(&fault), &fault),
+        Err(why) => return Outcome::explained(why.code(), &why),
     };
     let header = batch.header();
     if header.codec() == Some(Codec::Zstd) && version < ZSTD_FROM {

@@ -3,15 +3,17 @@
 use super::{Client, address, produce_request, serve, serve_with};
 use bytes::BytesMut;
 use kariz_engine::Shard;
+use kariz_engine::batch::{Batch, Codec};
 use kariz_engine::io::sim::{Faults, Sim, SimConn, World};
 use kariz_engine::io::{Conn, Io};
-use kariz_engine::types::Instant;
+use kariz_engine::types::{Instant, Timestamp};
 use kariz_protocol::ErrorCode;
 use kariz_protocol::header::encode_request;
 use kariz_protocol::messages::{api_versions, fetch, metadata, produce};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::task::yield_now;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Far above a request's way through the server and back, far below what a slow client takes.
@@ -439,6 +441,56 @@ fn a_produce_that_wants_no_answer_gives_back_what_it_has_claimed() {
             io.sleep(SECOND).await;
             assert_eq!(core.budget.used_bytes(), 0);
             assert_eq!(client.log_end(-1, 1000).await.offset, 3_000);
+        })
+        .done();
+}
+
+/// A produce of one batch that inflates to so many bytes, to topic `t`.
+fn inflating(bytes: usize) -> produce::Request {
+    let value = vec![b'0'; bytes];
+    let batch = Batch::build().record(None, Some(&value), &[], Timestamp(1)).compress(Codec::Gzip);
+    let records = Some(batch.done().unwrap().wire().clone());
+    let partition = produce::PartitionRequest { index: 0, records };
+    let topic = produce::TopicRequest { name: "t".to_owned(), partitions: vec![partition] };
+    produce::Request { acks: 1, timeout_ms: 1000, topics: vec![topic], ..Default::default() }
+}
+
+#[test]
+fn others_have_their_turn_between_two_requests_that_inflate_much() {
+    const REQUESTS: usize = 8;
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve_with(io.clone(), &[("log.validate", "full")]).await;
+            let mut client = Client::connect(&io).await;
+            client.create().await;
+            let mut requests = BytesMut::new();
+            let request = inflating(2 << 20);
+            for _ in 0..REQUESTS {
+                let mut frame = BytesMut::new();
+                encode_request(&mut frame, 9, 1, None, &request).unwrap();
+                requests.extend_from_slice(&frame);
+            }
+            // In one piece, as it is received.
+            assert!(requests.len() < 64 * 1024, "{} bytes", requests.len());
+            let seen: Rc<RefCell<Vec<u64>>> = Rc::default();
+            let is_answered = Rc::new(Cell::new(false));
+            let (notes, done) = (Rc::clone(&seen), Rc::clone(&is_answered));
+            io.spawn(async move {
+                while !done.get() {
+                    notes.borrow_mut().push(core.shard.metrics().appends.get());
+                    yield_now().await;
+                }
+            });
+            client.conn.send(&requests, false).await.unwrap();
+            for _ in 0..REQUESTS {
+                let answer = client.receive::<produce::Request>(9).await;
+                assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None);
+            }
+            is_answered.set(true);
+            let seen = seen.borrow();
+            let steps = seen.windows(2).map(|pair| pair[1] - pair[0]);
+            assert_eq!(steps.max(), Some(1));
         })
         .done();
 }
