@@ -17,7 +17,7 @@ pub(crate) async fn serve<I: Io>(
     core: Rc<Core<I>>,
     listener: I::Listener,
 ) -> Result<(), Infallible> {
-    core.shard.spawn(Rc::clone(&core).watch_idle());
+    core.shard.spawn(Rc::clone(&core).watch());
     let mut stopping = pin!(core.shard.stopping());
     loop {
         let accepted = tokio::select! {

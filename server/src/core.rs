@@ -1,5 +1,6 @@
 //! What one core knows and shares between its connections.
 
+use crate::cluster::apply::Unmade;
 use crate::cluster::control::{Control, ControlError};
 use crate::cluster::image::Image;
 use crate::config::Settings;
@@ -19,7 +20,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often idle connections are looked for.
+/// How often idle connections are looked for, and what could not be made is tried again.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
 /// One core: a broker.
@@ -30,6 +31,7 @@ pub(crate) struct Core<I: Io> {
     pub(crate) config: Arc<Settings>,
     pub(crate) image: RefCell<Image>,
     pub(crate) routes: Routes<I>,
+    pub(crate) unmade: Unmade,
     pub(crate) connections: Connections<I>,
     pub(crate) budget: Rc<Budget>,
     /// What requests of all connections hold until they are answered.
@@ -60,6 +62,7 @@ impl<I: Io> Core<I> {
             cluster_id,
             image: RefCell::new(image),
             routes: Routes::default(),
+            unmade: Unmade::default(),
             connections: Connections::default(),
             budget: Budget::new(config.partial_bytes_max),
             in_flight_bytes: Cell::new(0),
@@ -119,8 +122,8 @@ impl<I: Io> Core<I> {
         }
     }
 
-    /// Closes idle connections until the core stops.
-    pub(crate) async fn watch_idle(self: Rc<Self>) {
+    /// Closes idle connections, and makes what could not be made, until the core stops.
+    pub(crate) async fn watch(self: Rc<Self>) {
         let mut stopping = pin!(self.shard.stopping());
         loop {
             tokio::select! {
@@ -129,6 +132,7 @@ impl<I: Io> Core<I> {
                 () = self.shard.io().sleep(TICK) => (),
             }
             self.ticks.set(self.ticks.get() + 1);
+            self.make_unmade().await;
             let Some(limit) = self.config.idle_max.map(|d| d.as_secs().max(1)) else { continue };
             if let Some(since) = self.ticks.get().checked_sub(limit)
                 && self.ticks.get().is_multiple_of(limit.div_ceil(10))

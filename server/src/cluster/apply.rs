@@ -6,20 +6,56 @@ use super::log::{Delta, LogError};
 use crate::core::Core;
 use crate::join::join_all;
 use crate::routes::{Place, Topic};
+use kariz_engine::CreateError;
 use kariz_engine::io::Io;
 use kariz_engine::types::{LeaderEpoch, TopicId, TopicPartition};
 use kariz_protocol::metadata_log::Record;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 /// Partitions that are made at once: each waits for the disk, none for another.
 const AT_ONCE: usize = 64;
 
+/// Partitions that the disk did not let a core make: once it has room they must not wait for a
+/// restart, for their topic is there.
+#[derive(Default)]
+pub(crate) struct Unmade {
+    partitions: RefCell<BTreeSet<(TopicId, i32)>>,
+    /// Tried last.
+    last: Cell<(TopicId, i32)>,
+    /// Held by who makes partitions: two would be in each other's way.
+    making: Mutex<()>,
+}
+
+impl Unmade {
+    /// The one behind that which was asked for last, or the first.
+    fn next(&self) -> Option<(TopicId, i32)> {
+        let partitions = self.partitions.borrow();
+        let mut behind = partitions.range((Excluded(self.last.get()), Unbounded));
+        let next = behind.next().or(partitions.first()).copied()?;
+        self.last.set(next);
+        Some(next)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.partitions.borrow().is_empty()
+    }
+
+    fn forget(&self, topic: TopicId) {
+        self.partitions.borrow_mut().retain(|(of, _)| *of != topic);
+    }
+}
+
 impl<I: Io> Core<I> {
     /// Applies `delta`; done when every request sees it.
     pub(crate) async fn apply(self: &Rc<Self>, delta: &Delta) -> Result<(), LogError> {
+        let _making = self.unmade.making.lock().await;
         let (mut removed, mut changed) = (Vec::new(), BTreeSet::new());
         for record in delta.records() {
             let topic_id = match record {
@@ -72,6 +108,25 @@ impl<I: Io> Core<I> {
         }
     }
 
+    /// Tries again to make what could not be made, until the disk refuses one.
+    pub(crate) async fn make_unmade(self: &Rc<Self>) {
+        // Each time from the next one on: one that is refused for good is in nobody's way.
+        while let Some((id, index)) = self.unmade.next() {
+            let _making = self.unmade.making.lock().await;
+            let topic = self.image.borrow().topic_by_id(id).cloned();
+            let Some((topic, partition)) =
+                topic.as_ref().and_then(|t| Some((t, t.partition(index)?)))
+            else {
+                self.unmade.forget(id);
+                continue;
+            };
+            if !matches!(self.place(topic, index, partition).await, Place::Here(_)) {
+                return;
+            }
+            self.open(topic).await;
+        }
+    }
+
     /// Makes or finds this core's partitions of `topic`, and opens the route to it.
     async fn open(&self, topic: &TopicImage) {
         let partitions: Vec<_> = topic.partitions().collect();
@@ -102,6 +157,7 @@ impl<I: Io> Core<I> {
             if partition.topic_id() == topic.id {
                 partition.configure(config);
                 partition.lead(epoch);
+                self.unmade.partitions.borrow_mut().remove(&(topic.id, index));
                 return Place::Here(partition);
             }
             // Left over from a topic of the same name that was deleted; or its metadata is damaged,
@@ -127,9 +183,26 @@ impl<I: Io> Core<I> {
             return Place::Offline;
         }
         match self.shard.create(&name, topic.id, epoch, config).await {
-            Ok(partition) => Place::Here(partition),
+            Ok(partition) => {
+                if self.unmade.partitions.borrow_mut().remove(&(topic.id, index)) {
+                    tracing::info!(partition = %name, "created, later than its topic");
+                }
+                Place::Here(partition)
+            }
             Err(error) => {
-                tracing::error!(partition = %name, %error, "could not be created");
+                let mut unmade = self.unmade.partitions.borrow_mut();
+                let is_told = match error {
+                    CreateError::Io { .. } => !unmade.insert((topic.id, index)),
+                    // That does not pass.
+                    _ => {
+                        unmade.remove(&(topic.id, index));
+                        false
+                    }
+                };
+                // Of what is tried again every second it is told once.
+                if !is_told {
+                    tracing::error!(partition = %name, %error, "could not be created");
+                }
                 Place::Offline
             }
         }

@@ -1,14 +1,15 @@
 //! Requests that create many topics: what they cost, and whom they hold up.
 
-use super::{Client, serve, start};
+use super::{Client, produce_request, serve, start};
 use crate::cluster::control::{ControlError, NewTopic};
 use crate::cluster::log;
 use crate::cluster::names::COMPARED;
 use crate::cluster::owner::{Owner, Publish};
 use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
+use kariz_engine::types::TopicPartition;
 use kariz_protocol::ErrorCode;
-use kariz_protocol::messages::create_topics;
+use kariz_protocol::messages::{create_topics, delete_topics};
 use std::cell::{Cell, RefCell};
 use std::future::ready;
 use std::rc::Rc;
@@ -193,6 +194,94 @@ fn what_a_full_disk_lets_through_of_a_request_exists() {
         .boot(|io| async move {
             let (_, _, _, image) = start(io, &[]).await;
             assert_eq!(image.topics().count(), TOPICS);
+        })
+        .done();
+}
+
+#[test]
+fn partitions_that_a_full_disk_did_not_let_be_made_are_made_once_there_is_room() {
+    for kind in [OpKind::CreateDir, OpKind::Open, OpKind::Write] {
+        let mut world = World::new(1, Faults::none());
+        world
+            .boot(move |io| async move {
+                let core = serve(io.clone()).await;
+                let mut client = Client::connect(&io).await;
+                let full = Rule::on(kind, Fault::NoSpace).named(|path| path.contains("/t-"));
+                io.set_faults(Faults::none().with(full));
+                client.create().await;
+                let mut produced = Vec::new();
+                for _ in 0..3 {
+                    let answer = client.call(9, &produce_request(&io, -1, 1000, "a")).await;
+                    produced.push(answer.topics[0].partitions[0].error);
+                    io.sleep(Duration::from_secs(2)).await;
+                }
+                assert_eq!(produced, [ErrorCode::KafkaStorageError; 3]);
+                io.set_faults(Faults::none());
+                io.sleep(Duration::from_secs(2)).await;
+                let answer = client.call(9, &produce_request(&io, -1, 1000, "a")).await;
+                assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None, "{kind:?}");
+                assert_eq!(client.read_all().await.into_values().collect::<Vec<_>>(), ["a"]);
+                assert!(core.unmade.is_empty());
+            })
+            .done();
+    }
+}
+
+#[test]
+fn a_topic_that_is_deleted_before_there_is_room_is_not_made() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            let full = Rule::on(OpKind::Write, Fault::NoSpace).named(|path| path.contains("/t-"));
+            io.set_faults(Faults::none().with(full));
+            client.create().await;
+            assert!(!core.unmade.is_empty());
+            let topic =
+                delete_topics::TopicRequest { name: Some("t".to_owned()), ..Default::default() };
+            let request = delete_topics::Request { topics: vec![topic], timeout_ms: 1000 };
+            let deleted = client.call(6, &request).await;
+            assert_eq!(deleted.topics[0].error, ErrorCode::None);
+            io.set_faults(Faults::none());
+            io.sleep(Duration::from_secs(2)).await;
+            assert!(core.unmade.is_empty());
+            assert!(core.shard.partition(&TopicPartition::new("t", 0)).is_none());
+        })
+        .done();
+}
+
+#[test]
+fn a_partition_that_is_refused_for_good_is_in_nobodys_way() {
+    const TOPICS: usize = 10;
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut client = Client::connect(&io).await;
+            let refused = |names: fn(&str) -> bool| {
+                Faults::none().with(Rule::on(OpKind::CreateDir, Fault::NoSpace).named(names))
+            };
+            io.set_faults(refused(|path| path.contains("/topic_")));
+            let mut request = create_many(TOPICS, false);
+            request.topics.iter_mut().for_each(|topic| topic.num_partitions = 3);
+            client.call(7, &request).await;
+            let made = || {
+                let names = (0..TOPICS).flat_map(|n| (0..3).map(move |index| (n, index)));
+                let is_made = |(n, index): &(usize, i32)| {
+                    core.shard
+                        .partition(&TopicPartition::new(format!("topic_{n}"), *index))
+                        .is_some()
+                };
+                names.filter(is_made).count()
+            };
+            io.sleep(Duration::from_secs(5)).await;
+            assert_eq!(made(), 0);
+            io.set_faults(refused(|path| {
+                path.ends_with("/topic_3-1") || path.ends_with("/topic_7-0")
+            }));
+            io.sleep(Duration::from_secs(6)).await;
+            assert_eq!(made(), 3 * TOPICS - 2);
         })
         .done();
 }
