@@ -151,9 +151,7 @@ impl<I: Io> Connection<I> {
             match connection.receive_requests().await {
                 Ok(()) => connection.end(Life::Draining),
                 Err(Ended::Refused(refusal)) => {
-                    connection.core.metrics.refused.add(1);
-                    tracing::debug!(peer = %connection.conn.peer(), %refusal, "closing a connection");
-                    connection.end(Life::Draining);
+                    connection.refuse(&refusal);
                 }
                 Err(Ended::Lost(error)) => {
                     tracing::debug!(peer = %connection.conn.peer(), %error, "receiving failed");
@@ -181,6 +179,13 @@ impl<I: Io> Connection<I> {
             self.end(Life::Closed);
             self.conn.close();
         }
+    }
+
+    /// Takes no more requests, for what came was no good.
+    fn refuse(&self, refusal: &Refusal) {
+        self.core.metrics.refused.add(1);
+        tracing::debug!(peer = %self.conn.peer(), %refusal, "closing a connection");
+        self.end(Life::Draining);
     }
 
     fn end(&self, life: Life) {
@@ -326,7 +331,7 @@ impl<I: Io> Connection<I> {
     /// Handles the request in `frame`, a part of `chunk`.
     fn handle(self: &Rc<Self>, chunk: &Bytes, frame: &[u8], now: Instant) -> Result<(), Refusal> {
         let handled = handlers::handle(self, chunk, frame, now);
-        // A produce that wants no answer leaves its claim behind.
+        // A request that is refused leaves its claim behind.
         self.claim.take();
         handled
     }

@@ -70,6 +70,9 @@ impl<I: Io> Connection<I> {
                     }
                     let encoded = pending.encode(&self.core, &self.last_produce, out);
                     encoded.map_err(io::Error::other)?;
+                    if let Some(refusal) = pending.refusal(&self.core) {
+                        self.refuse(&refusal);
+                    }
                 }
             }
             answered += 1;

@@ -23,7 +23,6 @@ use kariz_protocol::{ApiKey, Cursor, EncodeError, ErrorCode};
 use smallvec::{SmallVec, smallvec};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 /// The first version in which a client may send zstd. Source: KIP-110.
 const ZSTD_FROM: i16 = 7;
@@ -36,7 +35,7 @@ const HELD_BYTES: usize = 256;
 /// Whom the client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Acks {
-    /// Nobody: there is no answer.
+    /// Nobody: there is no answer, and if the batch is not written the connection closes.
     Nobody,
     /// The leader: until the batch is written.
     Leader,
@@ -265,24 +264,16 @@ pub(super) fn repeat<I: Io>(
     Ok(true)
 }
 
-/// Queues the answer, if the client wants one.
+/// Queues the answer. If the client wants none it is empty, and waits all the same: a write may
+/// fail yet, and closing the connection is how the client hears of it.
 fn push<I: Io>(
     connection: &Connection<I>,
     pending: Pending<I>,
     arrived: Instant,
     bytes: usize,
 ) -> Result<(), Refusal> {
-    if pending.acks == Acks::Nobody {
-        return match pending.failures().next() {
-            None => {
-                connection.core().metrics.answered(ApiKey::Produce, Duration::ZERO);
-                Ok(())
-            }
-            Some(code) => {
-                connection.core().metrics.error(code.code());
-                Err(Refusal::Unacknowledged(code))
-            }
-        };
+    if let Some(refusal) = pending.refusal(connection.core()) {
+        return Err(refusal);
     }
     connection.push(ApiKey::Produce, arrived, bytes, Answer::Produce(pending));
     Ok(())
@@ -351,6 +342,13 @@ impl<I: Io> Pending<I> {
             Outcome::Failed(code, _) => Some(*code),
             Outcome::Appended { .. } => None,
         })
+    }
+
+    /// Why the connection must close: something failed, and the client wants no answer.
+    pub(crate) fn refusal(&self, core: &Core<I>) -> Option<Refusal> {
+        let code = self.failures().next().filter(|_| self.acks == Acks::Nobody)?;
+        core.metrics.error(code.code());
+        Some(Refusal::Unacknowledged(code))
     }
 
     /// Whether the answer is settled: every partition has reached the mark or failed. `now` is
@@ -434,14 +432,14 @@ impl<I: Io> Pending<I> {
         }
     }
 
-    /// Writes the answer to the end of `out`.
+    /// Writes the answer, if the client wants one, to the end of `out`.
     pub(crate) fn encode(
         &self,
         core: &Core<I>,
         last: &LastProduce<I>,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        if self.encode_repeated(last, out).is_some() {
+        if self.acks == Acks::Nobody || self.encode_repeated(last, out).is_some() {
             return Ok(());
         }
         let Self { version, correlation_id, .. } = *self;

@@ -374,6 +374,38 @@ fn a_producer_is_not_heard_while_the_disk_is_behind_and_all_others_are() {
 }
 
 #[test]
+fn a_client_that_wants_no_answer_hears_of_a_full_disk_by_the_end_of_its_connection() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            let core = serve(io.clone()).await;
+            let mut other = Client::connect(&io).await;
+            other.create().await;
+            let mut client = Client::connect(&io).await;
+            for n in 0..3 {
+                client.send(9, &produce_request(&io, 0, 1000, &n.to_string())).await;
+            }
+            // Answered in its turn, behind three that have no answer.
+            assert_eq!(client.log_end(-1, 30_000).await.offset, 3);
+            assert_eq!(core.connections.len(), 2);
+            let full = Rule::on(OpKind::Write, Fault::NoSpace)
+                .named(|path| path.contains("t-0") && path.ends_with(".log"));
+            io.set_faults(Faults::none().with(full));
+            client.send(9, &produce_request(&io, 0, 1000, "lost")).await;
+            let waiting = client.conn.recv();
+            let told = tokio::select! {
+                biased;
+                told = waiting => Some(told.unwrap()),
+                () = io.sleep(Duration::from_secs(1)) => None,
+            };
+            assert!(matches!(told, Some(None)), "not closed");
+            io.set_faults(Faults::none());
+            assert_eq!(other.read_all().await.into_values().collect::<Vec<_>>(), ["0", "1", "2"]);
+        })
+        .done();
+}
+
+#[test]
 fn without_room_for_a_block_of_producer_ids_a_producer_is_told_to_try_again() {
     let mut world = World::new(1, Faults::none());
     world
