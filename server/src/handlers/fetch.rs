@@ -66,6 +66,8 @@ pub(crate) struct Found<I: Io> {
     failed: bool,
     /// Whether a partition's part lies in an older segment: it will not grow.
     is_followed: bool,
+    /// Whether a partition's first batch is past the limit of the whole: no more fits.
+    is_full: bool,
 }
 
 struct Part<I: Io> {
@@ -75,6 +77,8 @@ struct Part<I: Io> {
     len: usize,
     /// What to wait for if there is too little.
     partition: Option<Partition<I>>,
+    /// Whether it did not fit behind the others.
+    is_left_out: bool,
 }
 
 /// Queues the request; it is read when its turn comes.
@@ -85,6 +89,7 @@ pub(super) fn handle<I: Io>(
 ) -> Result<(), Refusal> {
     let RequestView { head, topics, .. } = RequestView::decode(cursor, asked.version)?;
     let limit = connection.core().config.fetch_bytes_max;
+    let max_bytes = usize_from(head.max_bytes).min(limit);
     let wanted = topics.iter().map(|topic| WantedTopic {
         name: topic.name.into(),
         topic: RefCell::new(None),
@@ -95,8 +100,9 @@ pub(super) fn handle<I: Io>(
     let request = Request {
         asked,
         max_wait: crate::num::millis(head.max_wait_ms),
-        min_bytes: usize_from(head.min_bytes),
-        max_bytes: usize_from(head.max_bytes).min(limit),
+        // As Kafka: more than may be sent is not waited for.
+        min_bytes: usize_from(head.min_bytes).min(max_bytes),
+        max_bytes,
         read_committed: head.isolation_level == 1,
         is_follower: head.replica_id >= FOLLOWER_FROM,
         in_session: head.session_id != 0,
@@ -139,6 +145,7 @@ impl<I: Io> Found<I> {
     pub(crate) fn is_enough(&self, request: &Request<I>) -> bool {
         self.failed
             || self.is_followed
+            || self.is_full
             || self.bytes >= request.min_bytes
             || request.topics.is_empty()
     }
@@ -147,7 +154,8 @@ impl<I: Io> Found<I> {
 /// Reads what there is for `request`; waits only for pages that are not resident.
 pub(crate) async fn collect<I: Io>(core: &Core<I>, request: &Request<I>) -> Found<I> {
     let failed = request.in_session;
-    let mut found = Found { parts: SmallVec::new(), bytes: 0, failed, is_followed: false };
+    let parts = SmallVec::new();
+    let mut found = Found { parts, bytes: 0, failed, is_followed: false, is_full: false };
     if request.in_session {
         return found;
     }
@@ -170,10 +178,11 @@ pub(crate) async fn collect<I: Io>(core: &Core<I>, request: &Request<I>) -> Foun
                     if tell {
                         head.current_leader = core.leader(&wanted.name, partition.index);
                     }
-                    Part { head, slice: None, len: 0, partition: None }
+                    Part { head, slice: None, len: 0, partition: None, is_left_out: false }
                 }
             };
             found.bytes += part.len;
+            found.is_full |= part.is_left_out;
             found.is_followed |= part.slice.as_ref().is_some_and(Slice::is_followed);
             found.parts.push(part);
         }
@@ -211,12 +220,16 @@ async fn read<I: Io>(
     head.log_start_offset = marks.log_start.0;
     head.aborted_transactions = request.read_committed.then(Vec::new);
     let limit = usize_from(wanted.max_bytes).min(left);
+    let mut is_left_out = false;
     let slice = if limit == 0 && !is_first {
         None
     } else {
         match partition.slice(Offset(wanted.fetch_offset), limit).await {
             // The engine never cuts the first batch; only the first of all may exceed the limit.
-            Ok(slice) if slice.len() > limit && !is_first => None,
+            Ok(slice) if slice.len() > limit && !is_first => {
+                is_left_out = slice.len() > left;
+                None
+            }
             Ok(slice) => Some(slice),
             Err(error) => {
                 log_read_error(partition, &error);
@@ -235,7 +248,7 @@ async fn read<I: Io>(
             }
         }
     }
-    Ok(Part { head, slice, len, partition: Some(partition.clone()) })
+    Ok(Part { head, slice, len, partition: Some(partition.clone()), is_left_out })
 }
 
 /// How many bytes of `slice` a client can read that knows no zstd.

@@ -197,8 +197,12 @@ impl Client {
     }
 
     async fn create(&mut self) {
+        self.create_called("t").await;
+    }
+
+    async fn create_called(&mut self, name: &str) {
         let topic = create_topics::CreatableTopic {
-            name: "t".to_owned(),
+            name: name.to_owned(),
             num_partitions: 1,
             replication_factor: 1,
             ..Default::default()
@@ -401,6 +405,50 @@ fn a_client_that_wants_no_answer_hears_of_a_full_disk_by_the_end_of_its_connecti
             assert!(matches!(told, Some(None)), "not closed");
             io.set_faults(Faults::none());
             assert_eq!(other.read_all().await.into_values().collect::<Vec<_>>(), ["0", "1", "2"]);
+        })
+        .done();
+}
+
+#[test]
+fn a_fetch_does_not_wait_for_more_than_it_may_be_sent() {
+    let mut world = World::new(1, Faults::none());
+    world
+        .boot(|io| async move {
+            serve_with(io.clone(), &[("fetch.max.bytes", "2048")]).await;
+            let mut client = Client::connect(&io).await;
+            for name in ["t", "u"] {
+                client.create_called(name).await;
+                let mut request = produce_request(&io, -1, 1000, &"x".repeat(1000));
+                request.topics[0].name = name.to_owned();
+                for _ in 0..3 {
+                    client.call(9, &request).await;
+                }
+            }
+            let wanted = fetch::FetchPartition { max_bytes: 1 << 20, ..Default::default() };
+            let topic = fetch::TopicRequest { name: "t".to_owned(), partitions: vec![wanted] };
+            // By the request's own limit, then by the broker's; then the second partition's batch
+            // is past what the first one left.
+            let mut two = topic.clone();
+            two.partitions[0].fetch_offset = 2;
+            for (topics, max_bytes, sent) in [
+                (vec![topic.clone()], 1500, 1500),
+                (vec![topic.clone()], 1 << 20, 2048),
+                (vec![two, fetch::TopicRequest { name: "u".to_owned(), ..topic }], 1500, 1070),
+            ] {
+                let request = fetch::Request {
+                    topics,
+                    max_wait_ms: 5000,
+                    min_bytes: 1 << 22,
+                    max_bytes,
+                    ..Default::default()
+                };
+                let asked = io.now();
+                let mut answer = client.call(12, &request).await;
+                let records = answer.topics.remove(0).partitions.remove(0).records.unwrap();
+                assert_eq!(records.len(), sent);
+                let waited = io.now() - asked;
+                assert!(waited < Duration::from_secs(1), "waited {waited:?}");
+            }
         })
         .done();
 }
