@@ -20,14 +20,21 @@ pub(super) fn handle<I: Io>(
     let request = Request::decode(cursor, asked.version)?;
     let core = Rc::clone(connection.core());
     asked.later(connection, async move {
-        let refs = request.topics.iter().map(topic_ref).collect();
-        let results = match core.control().delete_topics(refs).await {
+        let refs: Vec<_> = request.topics.iter().map(topic_ref).collect();
+        let named: Vec<_> = refs.iter().filter_map(|topic| topic.as_ref().ok().cloned()).collect();
+        let count = named.len();
+        let results = match core.control().delete_topics(named).await {
             Ok(results) => results,
             Err(error) => {
                 let error = TopicError::new(ErrorCode::KafkaStorageError, error.to_string());
-                request.topics.iter().map(|_| Err(error.clone())).collect()
+                vec![Err(error); count]
             }
         };
+        let mut results = results.into_iter();
+        let results = refs.into_iter().map_while(|topic| match topic {
+            Ok(_) => results.next(),
+            Err(refused) => Some(Err(refused)),
+        });
         let topics = request.topics.into_iter().zip(results).map(|(asked, result)| match result {
             Ok(deleted) => TopicResult {
                 name: Some(deleted.name),
@@ -50,9 +57,14 @@ pub(super) fn handle<I: Io>(
     Ok(())
 }
 
-fn topic_ref(topic: &TopicRequest) -> TopicRef {
+fn topic_ref(topic: &TopicRequest) -> Result<TopicRef, TopicError> {
     match &topic.name {
-        Some(name) => TopicRef::Name(name.clone()),
-        None => TopicRef::Id(TopicId(topic.topic_id.into_bytes())),
+        // As Kafka: the two may mean two topics.
+        Some(_) if !topic.topic_id.is_nil() => {
+            let why = "a topic is named by its name or by its id, not by both".to_owned();
+            Err(TopicError::new(ErrorCode::InvalidRequest, why))
+        }
+        Some(name) => Ok(TopicRef::Name(name.clone())),
+        None => Ok(TopicRef::Id(TopicId(topic.topic_id.into_bytes()))),
     }
 }

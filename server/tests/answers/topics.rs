@@ -232,3 +232,27 @@ fn a_topic_that_was_deleted_is_gone() {
         assert_eq!(c.delete("gone").error, ErrorCode::None);
     }
 }
+
+#[test]
+fn a_topic_named_by_name_and_id_is_not_deleted() {
+    let mut c = client();
+    let (kept, gone) = (topic(&mut c, "kept"), topic(&mut c, "goes"));
+    let id = c.metadata(Some(&[&kept]), false).topics[0].topic_id;
+    let named = |name: &str, topic_id| delete_topics::TopicRequest {
+        name: Some(name.to_owned()),
+        topic_id,
+    };
+    let topics = vec![named(&kept, id), named(&gone, Uuid::nil()), named("not-there", id)];
+    let answer = c.call(6, &delete_topics::Request { topics, timeout_ms: 1000 });
+    let found: Vec<_> =
+        answer.topics.iter().map(|t| (t.name.as_deref(), t.topic_id == id, t.error)).collect();
+    let refused = ErrorCode::InvalidRequest;
+    let expected = [
+        (Some(&*kept), true, refused),
+        (Some(&*gone), false, ErrorCode::None),
+        (Some("not-there"), true, refused),
+    ];
+    assert_eq!(found, expected);
+    assert!(answer.topics[0].error_message.is_some());
+    assert_eq!(c.produce(&kept, 0, batch(&["x"])).error, ErrorCode::None);
+}
