@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use kariz_server::{Options, Server, check, dump};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves Kafka clients until SIGTERM or SIGINT.
+    /// Serves Kafka clients until SIGTERM, SIGINT or SIGHUP.
     Serve(Serve),
     /// Verifies every batch and index of a data directory whose server is stopped.
     Check {
@@ -111,17 +112,14 @@ fn main() -> ExitCode {
     // closed: in the thread that was to stop the server, or on a core.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .log_internal_errors(false)
         .init();
     let done = match cli.command {
         Command::Serve(serve) => run(serve).map(|()| true),
-        Command::Settings => {
-            print!("{}", kariz_engine::config::markdown());
-            Ok(true)
-        }
-        Command::Check { dir } => check::run(&dir, &mut std::io::stdout().lock()),
-        Command::Dump { file } => dump::run(&file, &mut std::io::stdout().lock()),
+        Command::Settings => Ok(print(&kariz_engine::config::markdown()).is_ok()),
+        Command::Check { dir } => check::run(&dir, &mut io::stdout().lock()),
+        Command::Dump { file } => dump::run(&file, &mut io::stdout().lock()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -146,15 +144,32 @@ fn raise_open_files() {
     }
 }
 
+/// Writes to standard output, which may be a pipe that nobody reads.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether whoever started this had it ignore SIGHUP, as `nohup` does: to handle the signal would be
+/// to end at it after all.
+fn is_to_outlive_its_terminal() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (signal_hook::consts::SIGHUP - 1) != 0)
+}
+
 /// Serves until a signal comes or the server fails.
 fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
     // Before the server shares them out.
     raise_open_files();
     // Before the cores' threads start, so that none of them is interrupted.
-    let mut signals = signal_hook::iterator::Signals::new([
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-    ])?;
+    let mut stops = vec![signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
+    if !is_to_outlive_its_terminal() {
+        stops.push(signal_hook::consts::SIGHUP);
+    }
+    let mut signals = signal_hook::iterator::Signals::new(stops)?;
     // A file past RLIMIT_FSIZE is a full disk (EFBIG), not the end of the process.
     let past_limit = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, past_limit)?;
@@ -171,12 +186,12 @@ fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
         // With port 0 nobody else knows.
         tracing::info!("metrics are at http://{at}/metrics");
     }
-    println!(
-        "kariz ready bootstrap={} cores={} pid={}",
-        server.bootstrap(),
-        server.cores(),
-        std::process::id()
-    );
+    let (bootstrap, cores, pid) = (server.bootstrap(), server.cores(), std::process::id());
+    if let Err(error) =
+        print(&format!("kariz ready bootstrap={bootstrap} cores={cores} pid={pid}\n"))
+    {
+        tracing::warn!(%error, %bootstrap, cores, pid, "ready, and standard output cannot be written");
+    }
     let stopper = server.clone();
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {

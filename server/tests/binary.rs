@@ -33,7 +33,12 @@ impl Process {
 
     /// As [`Process::with`], with its log in `stderr`.
     fn told(dir: &Path, flags: &[&str], stderr: Stdio) -> Self {
-        let mut child = Command::new(KARIZ)
+        Self::of(Command::new(KARIZ), dir, flags, stderr)
+    }
+
+    /// As [`Process::told`], by a command of its own.
+    fn of(mut command: Command, dir: &Path, flags: &[&str], stderr: Stdio) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--cores", "0", "--data"])
             .arg(dir)
             .args(flags)
@@ -43,8 +48,7 @@ impl Process {
             .unwrap();
         let mut ready = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
-        let bootstrap = ready.split("bootstrap=").nth(1).unwrap();
-        let bootstrap = bootstrap.split(' ').next().unwrap().parse().unwrap();
+        let bootstrap = address_in(&ready);
         Self { child, bootstrap, ready }
     }
 
@@ -60,6 +64,12 @@ impl Drop for Process {
         let _ended = self.child.kill();
         let _ended = self.child.wait();
     }
+}
+
+/// The address in a line that says where a server listens.
+fn address_in(line: &str) -> SocketAddr {
+    let at = line.split("bootstrap=").nth(1).expect(line);
+    at.split(' ').next().unwrap().parse().expect(line)
 }
 
 fn kariz(args: &[&str], path: &Path) -> Output {
@@ -131,9 +141,14 @@ fn a_free_port_for_metrics_is_told() {
 
 #[test]
 fn signals_end_it_cleanly() {
-    for signal in ["-TERM", "-INT"] {
+    for signal in ["-TERM", "-INT", "-HUP"] {
         let dir = TempDir::new();
-        let mut process = Process::start(dir.path());
+        let mut process = {
+            // Also where the tests themselves run under `nohup`.
+            let mut command = Command::new("env");
+            command.args(["--default-signal=HUP", KARIZ]);
+            Process::of(command, dir.path(), &[], Stdio::null())
+        };
         let mut c = Client::connect(process.bootstrap);
         c.create("t", 1);
         assert_eq!(c.produce("t", 0, batch(&["a"])).error, ErrorCode::None);
@@ -179,6 +194,57 @@ fn a_server_whose_log_nobody_reads_is_stopped_all_the_same() {
     drop(process.child.stderr.take());
     process.signal("-TERM");
     assert!(process.child.wait().unwrap().success());
+}
+
+/// A pipe that nobody reads any more.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_server_whose_ready_line_cannot_be_written_serves_all_the_same() {
+    for stdout in [closed_pipe(), File::create("/dev/full").unwrap().into()] {
+        let dir = TempDir::new();
+        let mut child = Command::new(KARIZ)
+            .args(["serve", "--listen", "127.0.0.1:0", "--cores", "0", "--data"])
+            .arg(dir.path())
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let told = log.find(|line| line.contains("standard output cannot be written"));
+        let mut process =
+            Process { child, bootstrap: address_in(&told.unwrap()), ready: String::new() };
+        let mut c = Client::connect(process.bootstrap);
+        assert_eq!(c.create("t", 1).error, ErrorCode::None);
+        process.signal("-TERM");
+        assert!(process.child.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn a_server_under_nohup_outlives_its_terminal() {
+    let dir = TempDir::new();
+    let mut nohup = Command::new("nohup");
+    nohup.arg(KARIZ);
+    let mut process = Process::of(nohup, dir.path(), &[], Stdio::null());
+    process.signal("-HUP");
+    // Still ignored: what is not handled cannot end it.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    assert_eq!(u64::from_str_radix(ignored.trim(), 16).unwrap() & 1, 1);
+    assert_eq!(Client::connect(process.bootstrap).create("t", 1).error, ErrorCode::None);
+    process.signal("-TERM");
+    assert!(process.child.wait().unwrap().success());
+}
+
+#[test]
+fn settings_that_nobody_reads_end_quietly() {
+    let output = Command::new(KARIZ).arg("settings").stdout(closed_pipe()).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(1), &b""[..]));
 }
 
 /// Sets how long files of a process may be, in bytes: past it a write fails as on a full disk.
