@@ -421,6 +421,8 @@ pub static BROKER_ONLY: &[(&str, &str)] = &[
     ("queued.max.requests", "a connection's requests are bounded one by one"),
     ("replica.lag.time.max.ms", ONE_DOMAIN),
     ("request.timeout.ms", "this process asks no other broker"),
+    ("share.coordinator.state.topic.min.isr", ONE_DOMAIN),
+    ("share.coordinator.state.topic.replication.factor", ONE_DOMAIN),
     ("socket.listen.backlog.size", "the kernel's own bound is used"),
     ("socket.receive.buffer.bytes", "the kernel sizes socket buffers"),
     ("socket.send.buffer.bytes", "the kernel sizes socket buffers"),

@@ -260,6 +260,40 @@ fn a_brokers_file_is_checked_and_what_does_nothing_is_told() {
 }
 
 #[test]
+fn the_file_that_comes_with_kafka_names_nothing_unknown() {
+    // `config/server.properties` of Kafka 4.1.
+    let file = [
+        ("process.roles", "broker,controller"),
+        ("node.id", "1"),
+        ("controller.quorum.bootstrap.servers", "localhost:9093"),
+        ("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"),
+        ("inter.broker.listener.name", "PLAINTEXT"),
+        ("advertised.listeners", "PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093"),
+        ("controller.listener.names", "CONTROLLER"),
+        ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT"),
+        ("num.network.threads", "3"),
+        ("num.io.threads", "8"),
+        ("socket.send.buffer.bytes", "102400"),
+        ("socket.receive.buffer.bytes", "102400"),
+        ("socket.request.max.bytes", "104857600"),
+        ("log.dirs", "/tmp/kraft-combined-logs"),
+        ("num.partitions", "1"),
+        ("num.recovery.threads.per.data.dir", "1"),
+        ("offsets.topic.replication.factor", "1"),
+        ("share.coordinator.state.topic.replication.factor", "1"),
+        ("share.coordinator.state.topic.min.isr", "1"),
+        ("transaction.state.log.replication.factor", "1"),
+        ("transaction.state.log.min.isr", "1"),
+        ("log.retention.hours", "168"),
+        ("log.segment.bytes", "1073741824"),
+        ("log.retention.check.interval.ms", "300000"),
+    ];
+    let (_, warnings) = BrokerConfig::parse(file).unwrap();
+    let told: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert!(told.iter().all(|told| !told.contains("is unknown")), "{told:#?}");
+}
+
+#[test]
 fn a_topic_is_described_with_the_source_of_each_value() {
     let b = broker(&[("log.retention.hours", "2"), ("log.segment.bytes", "2097152")]);
     let all = b.describe_topic([("retention.ms", "5"), ("cleanup.policy", "compact")]).unwrap();
