@@ -118,7 +118,7 @@ class Disk:
             log.seek(said)
             said = log.read()
         for partition in range(PARTITIONS):
-            if not any("full" in line and "No space left" in line and f"{TOPIC}-{partition}" in line
+            if not any("refused" in line and "No space left" in line and f"{TOPIC}-{partition}" in line
                        for line in said.splitlines()):
                 raise check.Violation(f"the log does not say why {TOPIC}-{partition} takes nothing:\n{said}")
         self.read()
