@@ -4,7 +4,7 @@ use super::{Client, produce_request, serve};
 use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, World};
 use kariz_protocol::ErrorCode;
-use kariz_protocol::messages::{fetch, list_offsets};
+use kariz_protocol::messages::fetch;
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_millis(500);
@@ -69,28 +69,16 @@ fn the_largest_timestamp_is_one_that_is_shown() {
             serve(io.clone()).await;
             let mut client = Client::connect(&io).await;
             client.create().await;
-            let largest = || {
-                let partition = list_offsets::PartitionRequest {
-                    index: 0,
-                    current_leader_epoch: -1,
-                    timestamp: -3,
-                };
-                let topic = list_offsets::TopicRequest {
-                    name: "t".to_owned(),
-                    partitions: vec![partition],
-                };
-                list_offsets::Request { topics: vec![topic], timeout_ms: 0, ..Default::default() }
-            };
             for durable in 0..3 {
                 let answer = client.call(9, &produce_request(&io, -1, 60_000, "durable")).await;
                 assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None);
                 io.sleep(Duration::from_millis(5)).await;
                 let answer = client.call(9, &produce_request(&io, 1, 60_000, "not yet")).await;
                 assert_eq!(answer.topics[0].partitions[0].error, ErrorCode::None);
-                let found = &client.call(8, &largest()).await.topics[0].partitions[0];
+                let found = client.offset_of(-3, -1, 0).await;
                 assert_eq!((found.error, found.offset), (ErrorCode::None, 2 * durable));
                 io.sleep(Duration::from_secs(5)).await;
-                let found = &client.call(8, &largest()).await.topics[0].partitions[0];
+                let found = client.offset_of(-3, -1, 0).await;
                 assert_eq!((found.error, found.offset), (ErrorCode::None, 2 * durable + 1));
             }
         })

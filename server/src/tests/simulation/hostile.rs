@@ -440,7 +440,7 @@ fn a_produce_that_wants_no_answer_gives_back_what_it_has_claimed() {
             client.send(9, &request).await;
             io.sleep(SECOND).await;
             assert_eq!(core.budget.used_bytes(), 0);
-            assert_eq!(client.log_end(-1, 1000).await.offset, 3_000);
+            assert_eq!(client.offset_of(-1, -1, 1000).await.offset, 3_000);
         })
         .done();
 }

@@ -182,14 +182,14 @@ impl Client {
         (answer.head.error, answer.records.map_or(0, |records| records.len()))
     }
 
-    /// Looks the log end up, and waits so many milliseconds for what is not durable.
-    async fn log_end(
+    /// Looks an offset up, -1 for the log end, and waits so many milliseconds for what is not durable.
+    async fn offset_of(
         &mut self,
+        timestamp: i64,
         current_leader_epoch: i32,
         timeout_ms: i32,
     ) -> list_offsets::PartitionResponse {
-        let wanted =
-            list_offsets::PartitionRequest { index: 0, current_leader_epoch, timestamp: -1 };
+        let wanted = list_offsets::PartitionRequest { index: 0, current_leader_epoch, timestamp };
         let topic = list_offsets::TopicRequest { name: "t".to_owned(), partitions: vec![wanted] };
         let request =
             list_offsets::Request { topics: vec![topic], timeout_ms, ..Default::default() };
@@ -236,7 +236,7 @@ async fn run(io: Sim, boot: i32, acked: Acked, epochs: Rc<RefCell<Vec<i32>>>) {
         assert_eq!(found.get(offset), Some(value), "acknowledged at offset {offset}");
     }
     assert!(found.keys().copied().eq(0..i64::try_from(found.len()).unwrap()), "no gaps");
-    let epoch = client.log_end(-1, 30_000).await.leader_epoch;
+    let epoch = client.offset_of(-1, -1, 30_000).await.leader_epoch;
     assert!(epochs.borrow().last().is_none_or(|last| *last < epoch), "a new term after a crash");
     epochs.borrow_mut().push(epoch);
     // Who believes in another term is told so.
@@ -247,7 +247,7 @@ async fn run(io: Sim, boot: i32, acked: Acked, epochs: Rc<RefCell<Vec<i32>>>) {
     ];
     for (term, error) in terms {
         assert_eq!(client.fetch(0, term).await.0, error, "term {term} in {epoch}");
-        assert_eq!(client.log_end(term, 30_000).await.error, error, "term {term} in {epoch}");
+        assert_eq!(client.offset_of(-1, term, 30_000).await.error, error, "term {term} in {epoch}");
     }
 
     let mut waiting = std::collections::VecDeque::new();
@@ -324,8 +324,8 @@ fn what_is_not_durable_in_time_is_neither_acknowledged_nor_shown() {
             {
                 assert_eq!(client.fetch(offset, -1).await, (error, 0), "offset {offset}");
             }
-            assert_eq!(client.log_end(-1, 10).await.error, ErrorCode::RequestTimedOut);
-            let end = client.log_end(-1, 30_000).await;
+            assert_eq!(client.offset_of(-1, -1, 10).await.error, ErrorCode::RequestTimedOut);
+            let end = client.offset_of(-1, -1, 30_000).await;
             assert_eq!((end.error, end.offset), (ErrorCode::None, 2));
             let found: Vec<_> = client.read_all().await.into_values().collect();
             assert_eq!(found, ["late", "written"]);
@@ -390,7 +390,7 @@ fn a_client_that_wants_no_answer_hears_of_a_full_disk_by_the_end_of_its_connecti
                 client.send(9, &produce_request(&io, 0, 1000, &n.to_string())).await;
             }
             // Answered in its turn, behind three that have no answer.
-            assert_eq!(client.log_end(-1, 30_000).await.offset, 3);
+            assert_eq!(client.offset_of(-1, -1, 30_000).await.offset, 3);
             assert_eq!(core.connections.len(), 2);
             let full = Rule::on(OpKind::Write, Fault::NoSpace)
                 .named(|path| path.contains("t-0") && path.ends_with(".log"));

@@ -104,13 +104,13 @@ fn a_damaged_partition_answers_so_and_the_other_of_its_topic_is_served() {
                 );
                 let storage = ErrorCode::KafkaStorageError;
                 assert_eq!(storage.code(), 56);
-                assert_eq!(client.log_end(-1, 1000).await.error, ErrorCode::None);
+                assert_eq!(client.offset_of(-1, -1, 1000).await.error, ErrorCode::None);
                 for n in BATCHES..BATCHES + 2 {
                     let good = (ErrorCode::None, true);
                     assert_eq!(fetch(&mut client, base).await, [(storage, false), good]);
                     let good = (ErrorCode::None, n);
                     assert_eq!(produce(&io, &mut client).await, [(storage, -1), good]);
-                    assert_eq!(client.log_end(-1, 1000).await.error, storage);
+                    assert_eq!(client.offset_of(-1, -1, 1000).await.error, storage);
                 }
             })
             .done();
