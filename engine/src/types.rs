@@ -15,6 +15,9 @@ impl Offset {
     /// The first offset of every partition.
     pub const ZERO: Self = Self(0);
 
+    /// Past the last offset of any partition.
+    pub const MAX: Self = Self(i64::MAX);
+
     /// The offset `records` further on.
     #[must_use]
     pub const fn plus(self, records: i64) -> Self {

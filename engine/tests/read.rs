@@ -32,23 +32,25 @@ fn lying_batch(claimed: Timestamp) -> Batch {
     Batch::parse(wire.into(), Check::Opaque).unwrap()
 }
 
-/// Nothing that is in the page cache suspends on a real disk.
-#[test]
-fn a_lookup_that_inflates_much_in_vain_lets_others_have_their_turn() {
-    const BATCHES: usize = 50;
-    const WANTED: Timestamp = Timestamp(1_000_000);
-    let dir = std::env::temp_dir().join(format!("kariz-find-{}", std::process::id()));
+/// Looks for `wanted` in a log of `batches` that `config` says where to note; where it is, and how
+/// many turns another task had meanwhile. Nothing that is in the page cache suspends on a real disk.
+fn look_for(
+    wanted: Timestamp,
+    batches: Vec<Batch>,
+    config: LogConfig,
+    case: &str,
+) -> (Option<Offset>, usize) {
+    let dir = std::env::temp_dir().join(format!("kariz-find-{case}-{}", std::process::id()));
     let engine = Engine::open(&dir, Config { journal_bytes: 8 << 20, ..Config::default() });
     let engine = engine.unwrap();
     let handle = engine.handle();
-    let looked = handle.on(ShardId(0), |shard| async move {
+    let looked = handle.on(ShardId(0), move |shard| async move {
         let name = TopicPartition::new("t", 0);
         let (id, epoch) = (TopicId([7; 16]), LeaderEpoch(0));
-        let config = LogConfig::default();
         let partition = shard.create(&name, id, epoch, config).await.unwrap();
-        for _ in 0..BATCHES {
-            let span = partition.append(&lying_batch(WANTED)).unwrap();
-            partition.reach(Mark::High, &span).await.unwrap();
+        for some in batches.chunks(100) {
+            let spans = some.iter().map(|batch| partition.append(batch).unwrap());
+            partition.reach(Mark::High, &spans.last().unwrap()).await.unwrap();
         }
         let (turns, is_over) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let (counted, ends) = (Rc::clone(&turns), Rc::clone(&is_over));
@@ -58,16 +60,38 @@ fn a_lookup_that_inflates_much_in_vain_lets_others_have_their_turn() {
                 tokio::task::yield_now().await;
             }
         });
-        let found = partition.find(WANTED).await.unwrap();
+        let found = partition.find(wanted).await.unwrap();
         is_over.set(true);
-        (found, turns.get())
+        (found.map(|found| found.offset), turns.get())
     });
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (found, turns) = runtime.block_on(looked).unwrap();
-    assert_eq!(found, None);
-    assert!(turns >= BATCHES, "{turns} turns of another task while {BATCHES} batches were read");
+    let looked = runtime.block_on(looked).unwrap();
     engine.shutdown(Duration::from_secs(1)).unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
+    looked
+}
+
+#[test]
+fn a_lookup_that_inflates_much_in_vain_lets_others_have_their_turn() {
+    const BATCHES: usize = 50;
+    const WANTED: Timestamp = Timestamp(1_000_000);
+    let batches = (0..BATCHES).map(|_| lying_batch(WANTED)).collect();
+    let (found, turns) = look_for(WANTED, batches, LogConfig::default(), "inflate");
+    assert_eq!(found, None);
+    assert!(turns >= BATCHES, "{turns} turns of another task while {BATCHES} batches were read");
+}
+
+#[test]
+fn a_lookup_that_walks_over_many_heads_lets_others_have_their_turn() {
+    const BATCHES: i64 = 5000;
+    let of = |time| Batch::build().record(None, None, &[], Timestamp(time)).done().unwrap();
+    // Only the last is new enough, and no index says where it is.
+    let batches = (1..=BATCHES).map(of).collect();
+    let mut config = LogConfig::default();
+    config.index_interval_bytes = u32::MAX;
+    let (found, turns) = look_for(Timestamp(BATCHES), batches, config, "walk");
+    assert_eq!(found, Some(Offset(BATCHES - 1)));
+    assert!(turns >= 3, "{turns} turns of another task while {BATCHES} heads were read");
 }
 
 #[test]

@@ -120,6 +120,49 @@ fn rot_below_the_floor_fences_the_partition_and_cuts_nothing() {
     assert_eq!(world.disk().read(&last).unwrap().len(), before.len(), "nothing was cut");
 }
 
+/// No CRC covers a base offset.
+#[test]
+fn a_batch_at_a_wrong_offset_is_not_served_and_hides_no_other() {
+    let len_of = |head: &[u8]| 12 + u32::from_be_bytes(head[8..12].try_into().unwrap()) as usize;
+    for harmed in 0..RECORDS {
+        // Its highest bit, and lower ones: too small or too large by one, by some, by many.
+        for (byte, bits) in [(0, 0x80), (3, 0x01), (7, 0x01), (7, 0x0c), (7, 0x3f)] {
+            let mut world = written(true);
+            let disk = world.disk();
+            let mut offset = 0;
+            for path in names(&disk, ".log") {
+                let (log, mut at) = (disk.read(&path).unwrap(), 0);
+                while at < log.len() {
+                    if offset == harmed {
+                        disk.flip(&path, (at + byte) as u64, bits).unwrap();
+                    }
+                    offset += 1;
+                    at += len_of(&log[at..]);
+                }
+            }
+            assert_eq!(offset, RECORDS);
+            for first in [harmed, 0] {
+                world
+                    .boot(move |io| async move {
+                        let log = open(&io).await.0.partition(&name()).unwrap();
+                        for wanted in first..RECORDS {
+                            let slice = log.slice(Offset(wanted), 1).await;
+                            if matches!(slice, Err(ReadError::Fenced(_))) {
+                                return;
+                            }
+                            let found = slice.unwrap().batches().await.unwrap().remove(0);
+                            let found = found.header().base_offset();
+                            assert_eq!(found, Offset(wanted), "{harmed} is harmed");
+                            assert_ne!(wanted, harmed, "it was served");
+                        }
+                    })
+                    .done();
+                world.kill();
+            }
+        }
+    }
+}
+
 /// What is below the recovery point is not scanned at a start: whoever reads there finds it.
 #[test]
 fn rot_in_a_sealed_segment_is_found_by_who_reads_it_and_fences_that_partition() {
@@ -472,5 +515,32 @@ fn a_first_segment_that_is_missing_is_told_once() {
             })
             .done();
         world.kill();
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_between_two_fences_the_partition() {
+    let segments = names(&written(true).disk(), ".log");
+    assert!(segments.len() > 3, "{segments:?}");
+    for (gone, after) in segments.iter().zip(&segments[1..]).skip(1) {
+        for is_alone in [true, false] {
+            let mut world = written(true);
+            world.disk().remove(gone).unwrap();
+            if !is_alone {
+                for index in [".index", ".timeindex"] {
+                    world.disk().remove(gone.replace(".log", index)).unwrap();
+                }
+            }
+            let number = |path: &str| -> i64 {
+                Path::new(path).file_stem().unwrap().to_str().unwrap().parse().unwrap()
+            };
+            let why = format!("no records from {} to {}", number(gone), number(after));
+            world
+                .boot(move |io| async move {
+                    let (_, found) = open(&io).await;
+                    assert_eq!((found.fenced, found.cut_bytes), (Some(why), 0));
+                })
+                .done();
+        }
     }
 }

@@ -32,6 +32,18 @@ pub enum StoredFault {
         /// The last offset delta.
         delta: i32,
     },
+    /// A batch that overlaps the one before it, or what lies behind its segment.
+    #[error("a batch from offset {base} to {last}, where only {} to {} can be", .from, .to.0 - 1)]
+    Misplaced {
+        /// The base offset.
+        base: Offset,
+        /// The last offset.
+        last: Offset,
+        /// The lowest offset that it may have.
+        from: Offset,
+        /// The offset that it must not reach.
+        to: Offset,
+    },
     /// The bytes are not the ones whose CRC was stored.
     #[error("the batch's CRC-32C is {computed:08x}, and {stored:08x} is stored")]
     Crc {
@@ -68,7 +80,7 @@ impl BatchView<'_> {
 /// The first batch of `bytes`, framed: reads its head only.
 ///
 /// # Errors
-/// Every [`StoredFault`] but `Crc`.
+/// Every [`StoredFault`] but `Crc` and `Misplaced`.
 pub fn frame(bytes: &[u8]) -> Result<BatchView<'_>, StoredFault> {
     let have = bytes.len();
     let Some(header) = Header::read(bytes) else {
@@ -82,7 +94,7 @@ pub fn frame(bytes: &[u8]) -> Result<BatchView<'_>, StoredFault> {
 /// The bytes of the whole batch whose head this is, of which `have` are there.
 ///
 /// # Errors
-/// Every [`StoredFault`] but `Crc`.
+/// Every [`StoredFault`] but `Crc` and `Misplaced`.
 pub(crate) fn frame_head(header: &Header, have: usize) -> Result<usize, StoredFault> {
     let Some(need) = header.total_bytes() else {
         return Err(StoredFault::Length { length: header.length() });

@@ -45,6 +45,15 @@ struct TimeEntry {
     last: u32,
 }
 
+/// A batch, as an offset index tells it. To be believed if it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its last offset.
+    pub(crate) last: Offset,
+    /// Its first byte.
+    pub(crate) position: u64,
+}
+
 /// The batch with the largest timestamp so far, as a time index tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Newest {
@@ -198,24 +207,20 @@ impl Index {
         Some((before.timestamp, before.offset))
     }
 
-    /// Where to start scanning for `target`: at or before its batch, never after.
-    pub(crate) fn lookup(&self, target: Offset) -> u32 {
-        self.entry_at(target).map_or(0, |e| e.position)
-    }
-
-    fn entry_at(&self, target: Offset) -> Option<&Entry> {
-        let target = target.since(self.base);
-        let after = self.entries.partition_point(|e| i64::from(e.last) <= target);
-        after.checked_sub(1).and_then(|i| self.entries.get(i))
+    /// Where to start scanning for `target`: at or before its batch, never after. `None`: at the
+    /// first byte.
+    pub(crate) fn lookup(&self, target: Offset) -> Option<Place> {
+        let relative = target.since(self.base);
+        let after = self.entries.partition_point(|e| i64::from(e.last) <= relative);
+        let entry = after.checked_sub(1).and_then(|i| self.entries.get(i))?;
+        Some(entry.of(self.base))
     }
 
     /// As [`Index::lookup`], but looked at in `file`, which has `limit` bytes: the first byte of
     /// all, if the batch at the entry's place is not the one that the entry is of.
     pub(crate) fn lookup_checked<F: File>(&self, target: Offset, file: &F, limit: u64) -> u64 {
-        let Some(entry) = self.entry_at(target) else { return 0 };
-        let position = u64::from(entry.position);
-        let last = self.base.plus(i64::from(entry.last));
-        match Heads::new(file.clone(), position, limit).next() {
+        let Some(Place { last, position }) = self.lookup(target) else { return 0 };
+        match Heads::new(file.clone(), position, limit, self.base..Offset::MAX).next() {
             Ok(Some(found)) if found.header.last_offset() == last => position,
             _ => 0,
         }
@@ -232,8 +237,8 @@ impl Index {
     pub(crate) fn is_newest_right<F: File>(&self, file: &F, limit: u64) -> bool {
         let Some(newest) = self.times.last().map(|t| t.of(self.base)) else { return true };
         let from = self.lookup_checked(newest.offset, file, limit);
-        let found =
-            Heads::new(file.clone(), from, limit).find(|h| h.last_offset() >= newest.offset);
+        let mut heads = Heads::new(file.clone(), from, limit, self.base..Offset::MAX);
+        let found = heads.find(|h| h.last_offset() >= newest.offset);
         matches!(found, Ok(Some(found)) if newest.is_of(&found.header))
     }
 
@@ -290,6 +295,10 @@ impl Index {
 }
 
 impl Entry {
+    fn of(self, base: Offset) -> Place {
+        Place { last: base.plus(i64::from(self.last)), position: u64::from(self.position) }
+    }
+
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (last, rest) = bytes.split_first_chunk()?;
         let (position, _) = rest.split_first_chunk()?;
@@ -346,9 +355,12 @@ fn append<I: Io>(io: &I, path: &Path, at: usize, bytes: &[u8]) -> io::Result<I::
     Ok(file)
 }
 
-/// [`Index::lookup`] in the file of a sealed segment, without reading all of it. A file that
-/// cannot be read, or makes no sense, gives 0: the scan is longer, and right.
-pub(crate) fn lookup_in_file<F: File>(file: &F, base: Offset, target: Offset) -> io::Result<u64> {
+/// [`Index::lookup`] in the file of a sealed segment, without reading all of it.
+pub(crate) fn lookup_in_file<F: File>(
+    file: &F,
+    base: Offset,
+    target: Offset,
+) -> io::Result<Option<Place>> {
     let count = num::index(file.len()?) / ENTRY_BYTES;
     let entry = |i: usize| -> io::Result<Entry> {
         let mut bytes = [0; ENTRY_BYTES];
@@ -357,7 +369,7 @@ pub(crate) fn lookup_in_file<F: File>(file: &F, base: Offset, target: Offset) ->
     };
     let target = target.since(base);
     let after = partition_point(count, |i| Ok(i64::from(entry(i)?.last) <= target))?;
-    after.checked_sub(1).map_or(Ok(0), |i| Ok(u64::from(entry(i)?.position)))
+    after.checked_sub(1).map(|i| Ok(entry(i)?.of(base))).transpose()
 }
 
 /// [`Index::lookup_time`] in the file of a sealed segment.
@@ -372,15 +384,15 @@ pub(crate) fn lookup_time_in_file<F: File>(
 }
 
 /// The largest timestamp of a sealed segment, as its index files tell it and the last of its
-/// batches bear out; `None` if the files are missing or cannot be right, for example as they lost
-/// their end. Retention goes by this: what is not known must not look old.
-pub(crate) fn max_timestamp_in_files<I: Io>(
+/// batches bear out, and where these end; `None` if the files are missing or cannot be right, for
+/// example as they lost their end. Retention goes by this: what is not known must not look old.
+pub(crate) fn newest_and_end_in_files<I: Io>(
     io: &I,
     dir: &Path,
     base: Offset,
     log: &I::File,
     bytes: u64,
-) -> Option<Timestamp> {
+) -> Option<(Timestamp, Offset)> {
     let index = io.open(&names::index(dir, base), OpenMode::Read).ok()?;
     let times = io.open(&names::time_index(dir, base), OpenMode::Read).ok()?;
     let len = num::index(times.len().ok()?);
@@ -393,15 +405,17 @@ pub(crate) fn max_timestamp_in_files<I: Io>(
     };
     let newest = newest.of(base);
     let from = lookup_in_file(&index, base, newest.offset).ok()?;
-    let mut heads = Heads::new(log.clone(), from, bytes);
-    let mut is_borne_out = false;
+    let from = from.map_or(0, |place| place.position);
+    let mut heads = Heads::new(log.clone(), from, bytes, base..Offset::MAX);
+    let (mut is_borne_out, mut end) = (false, base);
     while let Some(found) = heads.next().ok()? {
         is_borne_out |= newest.is_of(&found.header);
+        end = found.header.next_offset();
         if found.header.max_timestamp() > newest.timestamp {
             return None;
         }
     }
-    (rises && is_borne_out).then_some(newest.timestamp)
+    (rises && is_borne_out).then_some((newest.timestamp, end))
 }
 
 fn time_entry<F: File>(file: &F, i: usize) -> io::Result<TimeEntry> {

@@ -3,14 +3,14 @@
 //! A lookup is two steps, so that nothing is borrowed while the disk is waited for: `seek` picks
 //! the segment and what its index says, inline; [`Seek::find`] reads from the file.
 
-use super::index::{self, Index, Newest};
+use super::index::{self, Index, Newest, Place};
 use super::scan::{Found, Heads, ScanError};
 use super::{Limits, Log, LogEnd, Sealed, names};
 use crate::io::{File, Io, OpenMode};
 use crate::num;
 use crate::types::{Offset, Timestamp};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Around the place that an index names this much must be resident for a scan not to wait: an
 /// index interval, and a head.
@@ -25,8 +25,10 @@ pub(crate) struct Seek<I: Io> {
     pub(crate) file: I::File,
     /// The segment's first offset.
     pub(crate) base: Offset,
-    /// Where the readable bytes of this segment end.
+    /// Where the readable bytes of this segment end, ...
     pub(crate) limit: u64,
+    /// ... and an offset that none of its batches reaches.
+    end: Offset,
     hint: Hint,
 }
 
@@ -41,7 +43,7 @@ pub(crate) struct TimeSeek {
 
 enum Hint {
     /// The index in memory says: start here.
-    Position(u64),
+    Known(Option<Place>),
     /// The index is in this file.
     File(PathBuf),
 }
@@ -55,14 +57,14 @@ impl<I: Io> Log<I> {
         }
         if offset >= self.active.base {
             let active = &self.active;
-            let hint = Hint::Position(u64::from(active.index.lookup(offset)));
+            let hint = Hint::Known(active.index.lookup(offset));
             return Some(self.seek_in(&active.file, active.base, active.bytes, end, hint));
         }
         let after = self.sealed.partition_point(|s| s.base <= offset);
         let sealed =
             after.checked_sub(1).and_then(|i| self.sealed.get(i)).or(self.sealed.first())?;
         let hint = match &sealed.index {
-            Some(index) => Hint::Position(u64::from(index.lookup(offset))),
+            Some(index) => Hint::Known(index.lookup(offset)),
             None => Hint::File(names::index(&self.dir, sealed.base)),
         };
         Some(self.seek_in(&sealed.file, sealed.base, sealed.bytes, end, hint))
@@ -77,7 +79,8 @@ impl<I: Io> Log<I> {
         hint: Hint,
     ) -> Seek<I> {
         let limit = if base == end.segment { bytes.min(u64::from(end.position)) } else { bytes };
-        Seek { io: self.io.clone(), file: file.clone(), base, limit, hint }
+        let end = self.next_base(base).map_or(end.offset, |next| next.min(end.offset));
+        Seek { io: self.io.clone(), file: file.clone(), base, limit, end, hint }
     }
 
     /// The first offset of the segment behind the one that begins at `base`.
@@ -140,36 +143,56 @@ impl<I: Io> Seek<I> {
     /// # Errors
     /// Those of the disk, and a damaged log.
     pub(crate) async fn find(&self, offset: Offset) -> Result<Option<Found>, ScanError> {
-        let start = match &self.hint {
-            Hint::Position(position) => *position,
-            Hint::File(path) => self.look_up(path, offset).await.unwrap_or(0),
+        let place = match &self.hint {
+            Hint::Known(place) => *place,
+            Hint::File(path) => self.look_up(path, offset).await.unwrap_or(None),
         };
+        let start = place.map_or(0, |place| place.position);
         self.file.load(start, SCAN_BYTES.min(num::index(self.limit.saturating_sub(start)))).await?;
-        match self.scan(start, offset).await {
-            // An index is not believed: what it points at must be a batch at or before `offset`.
-            Ok(Some(found)) if start == 0 || self.is_plausible(start, &found, offset) => {
-                Ok(Some(found))
+        if let Some(place) = place {
+            match self.scan_from(place, offset) {
+                Err(ScanError::Io(e)) => return Err(ScanError::Io(e)),
+                Ok(Some(found)) => return Ok(Some(found)),
+                // An index is not believed: what it points at may be no batch, or another.
+                Ok(None) | Err(ScanError::Fault { .. }) => {}
             }
-            Err(ScanError::Io(e)) => Err(ScanError::Io(e)),
-            settled if start == 0 => settled,
-            _ => self.scan(0, offset).await,
+        }
+        find_in(&mut self.heads(0, self.base), offset)
+    }
+
+    /// The batches behind `found`, and itself.
+    pub(crate) fn heads_from(&self, found: &Found) -> Heads<I::File> {
+        self.heads(found.position, found.header.base_offset())
+    }
+
+    fn heads(&self, position: u64, first: Offset) -> Heads<I::File> {
+        Heads::new(self.file.clone(), position, self.limit, first..self.end)
+    }
+
+    fn scan_from(&self, place: Place, offset: Offset) -> Result<Option<Found>, ScanError> {
+        let mut heads = self.heads(place.position, self.base);
+        match heads.next()? {
+            Some(first) if first.header.last_offset() != place.last => Ok(None),
+            Some(first) if place.last >= offset => Ok(Some(first)),
+            _ => find_in(&mut heads, offset),
         }
     }
 
-    /// A wrong index can point past the batch, and then the first batch found there is too far.
-    fn is_plausible(&self, start: u64, found: &Found, offset: Offset) -> bool {
-        found.position > start || found.header.base_offset() <= offset
-    }
-
-    async fn scan(&self, start: u64, offset: Offset) -> Result<Option<Found>, ScanError> {
-        Heads::new(self.file.clone(), start, self.limit).find(|h| h.last_offset() >= offset)
-    }
-
-    async fn look_up(&self, path: &std::path::Path, offset: Offset) -> io::Result<u64> {
+    async fn look_up(&self, path: &Path, offset: Offset) -> io::Result<Option<Place>> {
         let file = self.io.open(path, OpenMode::Read)?;
         file.load(0, num::index(file.len()?)).await?;
         index::lookup_in_file(&file, self.base, offset)
     }
+}
+
+/// The first batch whose last offset is at or past `offset`.
+fn find_in<F: File>(heads: &mut Heads<F>, offset: Offset) -> Result<Option<Found>, ScanError> {
+    let found = heads.find(|h| h.last_offset() >= offset)?;
+    if found.is_some_and(|found| found.header.base_offset() > offset) {
+        // A gap, or a base offset that was damaged: then the next batch overlaps it.
+        heads.next()?;
+    }
+    Ok(found)
 }
 
 /// The index of a segment, from its batches.
@@ -180,7 +203,7 @@ pub(crate) fn rebuild_index<F: File>(
     limits: Limits,
 ) -> Result<Index, ScanError> {
     let mut index = Index::new(base, limits.index_interval_bytes);
-    let mut heads = Heads::new(file.clone(), 0, bytes);
+    let mut heads = Heads::new(file.clone(), 0, bytes, base..Offset::MAX);
     while let Some(found) = heads.next()? {
         super::note(&mut index, &found);
     }
@@ -203,7 +226,7 @@ impl<F: File> Unindexed<F> {
     /// Those of the disk, and a damaged log.
     pub(crate) async fn index(&self) -> Result<Index, ScanError> {
         let mut index = Index::new(self.base, self.limits.index_interval_bytes);
-        let mut heads = Heads::new(self.file.clone(), 0, self.bytes);
+        let mut heads = Heads::new(self.file.clone(), 0, self.bytes, self.base..Offset::MAX);
         let mut loaded = 0;
         while let Some(found) = heads.next()? {
             super::note(&mut index, &found);

@@ -1,7 +1,8 @@
 //! What is left of a log when it is opened.
 //!
-//! Below the recovery point every batch is durable in its own file and is not looked at. Below
-//! the floor every batch was promised: one that is bad is rot. Above the floor nothing was.
+//! Below the recovery point every batch is durable in its own file and is not looked at, but for
+//! where segments end. Below the floor every batch was promised: one that is bad is rot. Above the
+//! floor nothing was.
 //!
 //! | at the next expected offset | below the floor | at or above |
 //! |---|---|---|
@@ -123,20 +124,27 @@ pub(crate) async fn recover<I: Io>(
     let trusted = segments.partition_point(|s| s.base <= facts.recovery_point).saturating_sub(1);
     let mut log = Log::recovering(io.clone(), dir, limits)?;
     let mut segments = segments.into_iter();
-    for segment in segments.by_ref().take(trusted) {
-        log.push_trusted(segment)?;
+    let (mut fence, mut cut_bytes) = (None, 0);
+    for _ in 0..trusted {
+        let Some(segment) = segments.next() else { break };
+        let end = log.push_trusted(segment)?;
+        let next = segments.as_slice().first().map(|s| s.base);
+        if let (Some(end), Some(next)) = (end, next)
+            && end < next
+        {
+            fence.get_or_insert_with(|| format!("no records from {end} to {next}"));
+        }
     }
 
     let mut expected = segments.as_slice().first().map_or(Offset::ZERO, |s| s.base);
-    let (mut fence, mut cut_bytes) = (None, 0);
     let mut scanned: Vec<Scanned<I::File>> = Vec::new();
     for segment in segments {
         let base = segment.base;
         // A gap is where a file begins later than the one before it ends.
         if base > expected {
-            match decide(Next::Gap, facts.promised(expected)) {
+            match decide(Next::Gap, fence.is_some() || facts.promised(expected)) {
                 Action::Fence => {
-                    fence = Some(format!("no records from {expected} to {base}"));
+                    fence.get_or_insert_with(|| format!("no records from {expected} to {base}"));
                     break;
                 }
                 _ => {
@@ -152,9 +160,9 @@ pub(crate) async fn recover<I: Io>(
         let fault = segment.fault.clone();
         scanned.push(segment);
         if let Some((position, why)) = fault {
-            match decide(Next::Bad, facts.promised(expected)) {
+            match decide(Next::Bad, fence.is_some() || facts.promised(expected)) {
                 Action::Fence => {
-                    fence = Some(format!("segment {base}: {why}"));
+                    fence.get_or_insert_with(|| format!("segment {base}: {why}"));
                     break;
                 }
                 _ => cut_bytes += move_aside(io, dir, base, position).await?,
@@ -298,7 +306,7 @@ fn scan_segment<I: Io>(
         index.forget_saved();
     }
     // The entry's batch is scanned again, and must not be noted twice.
-    let from = u64::from(index.lookup(facts.recovery_point));
+    let from = index.lookup(facts.recovery_point).map_or(0, |place| place.position);
     let mut scan = Scanned {
         base,
         file: file.clone(),
@@ -349,7 +357,7 @@ impl<F> Scanned<F> {
 
 /// Whether the place that `index` names for `offset` is the right one, and its newest batch.
 fn is_right<F: File>(file: &F, index: &Index, offset: Offset, len: u64) -> bool {
-    index.lookup_checked(offset, file, len) == u64::from(index.lookup(offset))
+    index.lookup_checked(offset, file, len) == index.lookup(offset).map_or(0, |p| p.position)
         && index.is_newest_right(file, len)
 }
 
@@ -406,8 +414,8 @@ impl<F: File> Batches<F> {
 }
 
 /// Since when a segment of `bytes` is written to: its first batch's time, as far as that can be.
-fn begun<F: File>(file: &F, bytes: u64, now: Timestamp) -> Option<Timestamp> {
-    let first = Heads::new(file.clone(), 0, bytes).next().ok().flatten();
+fn begun<F: File>(file: &F, base: Offset, bytes: u64, now: Timestamp) -> Option<Timestamp> {
+    let first = Heads::new(file.clone(), 0, bytes, base..Offset::MAX).next().ok().flatten();
     let then = first.map(|batch| batch.header.max_timestamp()).filter(|then| then.0 >= 0);
     (bytes > 0).then(|| then.unwrap_or(now).min(now))
 }
@@ -429,10 +437,12 @@ impl<I: Io> Log<I> {
         Ok(Self::with(io, dir, limits, active))
     }
 
-    /// Takes over a segment that lies below the recovery point.
-    fn push_trusted(&mut self, segment: Segment<I::File>) -> io::Result<()> {
+    /// Takes over a segment that lies below the recovery point. Returns where it ends, if its
+    /// indexes tell.
+    fn push_trusted(&mut self, segment: Segment<I::File>) -> io::Result<Option<Offset>> {
         let Segment { base, file, bytes } = segment;
-        let max_timestamp = index::max_timestamp_in_files(&self.io, &self.dir, base, &file, bytes);
+        let known = index::newest_and_end_in_files(&self.io, &self.dir, base, &file, bytes);
+        let (max_timestamp, end) = known.unzip();
         let serial = self.serial();
         let is_trimmed = true;
         self.sealed.push(Sealed {
@@ -444,7 +454,7 @@ impl<I: Io> Log<I> {
             index: None,
             is_trimmed,
         });
-        Ok(())
+        Ok(end)
     }
 
     fn finish(
@@ -467,7 +477,7 @@ impl<I: Io> Log<I> {
             let serial = self.serial();
             let rewritten =
                 segment.above_floor.is_some() || facts.rewritten.contains(&segment.base);
-            let begun = begun(&segment.file, segment.bytes, self.io.timestamp());
+            let begun = begun(&segment.file, segment.base, segment.bytes, self.io.timestamp());
             let active = Active {
                 base: segment.base,
                 file: segment.file,
@@ -525,7 +535,7 @@ impl<I: Io> Log<I> {
                 continue;
             }
             let start = index.map_or(0, |index| index.lookup_checked(from, file, bytes));
-            let mut heads = Heads::new(file.clone(), start, bytes);
+            let mut heads = Heads::new(file.clone(), start, bytes, base..Offset::MAX);
             loop {
                 match heads.next() {
                     Ok(Some(found)) if found.header.next_offset() > from => visit(&found.header),

@@ -3,7 +3,9 @@
 use crate::batch::{HEADER_BYTES, Header, StoredFault, frame_head};
 use crate::io::File;
 use crate::num;
+use crate::types::Offset;
 use std::io;
+use std::ops::Range;
 
 /// Read at once: the next head is likely within, as an index entry stands for 4 KiB of log.
 const WINDOW_BYTES: usize = 4 << 10;
@@ -26,17 +28,22 @@ pub(crate) struct Found {
 }
 
 /// A walk over the batches of `file` from `position`, which must be one's first byte, to `limit`.
+///
+/// Of a base offset no CRC tells that it was damaged. The walk sees it where one batch overlaps
+/// another, or leaves `offsets`; a gap may be what a compaction has left.
 pub(crate) struct Heads<F> {
     file: F,
     position: u64,
     limit: u64,
+    /// Which offsets the batches that are left may have.
+    offsets: Range<Offset>,
     window: Vec<u8>,
     window_at: u64,
 }
 
 impl<F: File> Heads<F> {
-    pub(crate) fn new(file: F, position: u64, limit: u64) -> Self {
-        Self { file, position, limit, window: Vec::new(), window_at: 0 }
+    pub(crate) fn new(file: F, position: u64, limit: u64, offsets: Range<Offset>) -> Self {
+        Self { file, position, limit, offsets, window: Vec::new(), window_at: 0 }
     }
 
     /// The next batch's head; none at the limit.
@@ -48,6 +55,13 @@ impl<F: File> Heads<F> {
         let position = self.position;
         let bytes = frame_head(&head, num::index(self.limit - position))
             .map_err(|fault| ScanError::Fault { position, fault })? as u64;
+        let Range { start: from, end: to } = self.offsets;
+        let (base, last) = (head.base_offset(), head.last_offset());
+        if base < from || last >= to {
+            let fault = StoredFault::Misplaced { base, last, from, to };
+            return Err(ScanError::Fault { position, fault });
+        }
+        self.offsets.start = head.next_offset();
         self.position += bytes;
         Ok(Some(Found { position, bytes, header: head }))
     }

@@ -69,7 +69,8 @@ impl<I: Io> Log<I> {
             _ => (active.base, &active.file, active.bytes, Some(&active.index)),
         };
         let from = index.map_or(0, |index| index.lookup_checked(to, file, bytes));
-        let found = Heads::new(file.clone(), from, bytes).find(|h| h.next_offset() > to)?;
+        let mut heads = Heads::new(file.clone(), from, bytes, base..Offset::MAX);
+        let found = heads.find(|h| h.next_offset() > to)?;
         let position = match found {
             Some(found) if found.header.base_offset() == to => found.position,
             Some(found) => {
@@ -105,7 +106,7 @@ impl<I: Io> Log<I> {
         if from == 0 {
             active.index = Index::new(active.base, self.limits.index_interval_bytes);
         }
-        let mut heads = Heads::new(active.file.clone(), from, cut);
+        let mut heads = Heads::new(active.file.clone(), from, cut, active.base..end.offset);
         while let Some(found) = heads.next()? {
             note(&mut active.index, &found);
         }
