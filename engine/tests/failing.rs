@@ -52,6 +52,34 @@ fn leader_epochs_that_cannot_be_saved_stop_nobody_unless_a_sync_failed() {
     }
 }
 
+/// Who stops it must hear of it: what was staged is lost, and nothing says that the stop was clean.
+#[test]
+fn the_end_of_a_core_whose_disk_has_failed_is_an_error() {
+    let cases = [("kariz.journal", false), (".log", true), ("nothing", false), ("nothing", true)];
+    for (failing, write_caching) in cases {
+        let rule = Rule::on(OpKind::Sync, Fault::Io).named(move |path| path.ends_with(failing));
+        let mut world = World::new(1, Faults::none());
+        let ended = world.boot(move |io| async move {
+            let shard = open(&io).await;
+            let mut config = LogConfig::default();
+            config.write_caching = write_caching;
+            let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
+            let partition = shard.create(&name(), id, epoch, config).await.unwrap();
+            io.set_faults(Faults::none().with(rule));
+            let batch = Batch::build().record(None, None, &[], io.timestamp());
+            partition.append(&batch.done().unwrap()).unwrap();
+            // Past a checkpoint by time.
+            io.sleep(Duration::from_secs(40)).await;
+            sim::close(&shard).await
+        });
+        let is_good = failing == "nothing";
+        assert_eq!(ended.done().is_ok(), is_good, "{failing}, write.caching: {write_caching}");
+        let names = world.disk().list("/data").unwrap();
+        let is_clean = names.iter().any(|entry| entry.name == ".kafka_cleanshutdown");
+        assert_eq!(is_clean, is_good, "{failing}, write.caching: {write_caching}");
+    }
+}
+
 /// Its entries on their way to the journal are as good as in it: one that was freed would leave a
 /// hole before those that come after it.
 #[test]

@@ -108,14 +108,16 @@ fn one_that_cannot_be_opened_is_passed_over_and_found_again_as_it_was() {
 #[test]
 fn one_whose_records_may_be_in_the_journal_alone_stops_the_start() {
     let mut world = written(false);
-    let names = |path: &str| path.starts_with("/data/t-0") && path.ends_with("recovery.tmp");
-    for fault in [Fault::Io, Fault::Descriptors] {
-        let rule = Rule::on(OpKind::Open, fault).named(names);
-        world.set_faults(Faults::none().with(rule));
-        let opened = world.boot(|io| async move { open(&io).await.map(drop) });
-        let why = opened.done().unwrap_err().to_string();
-        assert!(why.starts_with("/data/t-0: "), "{why}");
-        world.crash();
+    for (end, named) in [("recovery.tmp", "/data/t-0: "), (".log", "/data/t-0/0000")] {
+        for fault in [Fault::Io, Fault::Descriptors] {
+            let names = move |path: &str| path.starts_with("/data/t-0") && path.ends_with(end);
+            let rule = Rule::on(OpKind::Open, fault).named(names);
+            world.set_faults(Faults::none().with(rule));
+            let opened = world.boot(|io| async move { open(&io).await.map(drop) });
+            let why = opened.done().unwrap_err().to_string();
+            assert!(why.contains(named), "{why}");
+            world.crash();
+        }
     }
     world.set_faults(Faults::none());
     world

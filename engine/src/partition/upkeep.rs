@@ -11,6 +11,7 @@ use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// A partition's share of a commit that is under way.
 pub(crate) struct Commit<I: Io> {
@@ -208,6 +209,14 @@ impl<I: Io> Partition<I> {
         let state = self.0.state.borrow();
         matches!(state.health, Health::Failed(_))
             && (state.is_cutting || state.file_end.offset < state.covered.offset)
+    }
+
+    /// Why its disk takes nothing any more, if so.
+    pub(crate) fn disk_failure(&self) -> Option<Rc<str>> {
+        match &self.0.state.borrow().health {
+            Health::Failed(reason) => Some(format!("{}: {reason}", self.name()).into()),
+            Health::Good | Health::Fenced(_) | Health::Deleted => None,
+        }
     }
 
     /// Moves the log start past the segments that its topic's settings let go; whether it moved.

@@ -221,6 +221,10 @@ impl<I: Io> Shard<I> {
     }
 
     /// Makes everything durable and notes that nothing needs recovery. The shard is of no more use.
+    ///
+    /// # Errors
+    /// Those of the disk, also earlier ones that stopped this core or a partition: what these had
+    /// not made durable cannot be any more.
     pub(crate) async fn close(&self) -> io::Result<()> {
         self.0.stopping.set();
         {
@@ -240,9 +244,11 @@ impl<I: Io> Shard<I> {
             let _preparing = self.0.preparing.lock().await;
             self.drop_spares();
         }
-        let failed = self.partitions().iter().any(|p| p.failure().is_some())
+        let failed =
+            core.failure().or_else(|| self.partitions().iter().find_map(|p| p.disk_failure()));
+        let is_fenced = self.partitions().iter().any(|p| p.failure().is_some())
             || self.0.absent.borrow().unopened() > 0;
-        if core.failure().is_none() && !failed {
+        if failed.is_none() && !is_fenced {
             let (io, dir) = (self.io(), &self.0.settings.dir);
             let high = self
                 .partitions()
@@ -254,6 +260,6 @@ impl<I: Io> Shard<I> {
             checkpoint::replace_file(io, dir, CLEAN_SHUTDOWN, sign).await?;
         }
         self.0.partitions.borrow_mut().clear();
-        Ok(())
+        failed.map_or(Ok(()), |reason| Err(io::Error::other(reason.to_string())))
     }
 }

@@ -450,10 +450,11 @@ fn replay_item<I: Io>(io: &I, partition: &mut Found, item: &Item<'_>) -> io::Res
                 return Ok(());
             }
             // The segment's name was not synced yet; its bytes are here.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => io.open(&path, OpenMode::Create)?,
-            opened => opened?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => io.open(&path, OpenMode::Create),
+            opened => opened,
         };
-        write_all(&file, item.bytes, u64::from(item.position))?;
+        let written = file.and_then(|f| write_all(&f, item.bytes, u64::from(item.position)));
+        written.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
         facts.rewritten.insert(item.segment);
     }
     Ok(())
