@@ -95,6 +95,33 @@ fn a_lookup_that_walks_over_many_heads_lets_others_have_their_turn() {
 }
 
 #[test]
+fn a_lookup_goes_on_when_retention_takes_away_what_lies_before_it() {
+    const WANTED: Timestamp = Timestamp(1_000_000);
+    let mut world = World::new(1, Faults::none());
+    let main = |io: kariz_engine::io::sim::Sim| async move {
+        let opened = sim::open(io, Path::new("/data"), sim::Options::default());
+        let shard = opened.await.unwrap().0;
+        let name = TopicPartition::new("t", 0);
+        let mut config = LogConfig::default();
+        (config.segment_bytes, config.retention_ms) = (400, -1);
+        let (id, epoch) = (TopicId([7; 16]), LeaderEpoch(0));
+        let partition = shard.create(&name, id, epoch, config).await.unwrap();
+        for _ in 0..30 {
+            let span = partition.append(&lying_batch(WANTED)).unwrap();
+            partition.reach(Mark::High, &span).await.unwrap();
+        }
+        let trimmed = partition.clone();
+        shard.spawn(async move {
+            tokio::task::yield_now().await;
+            trimmed.trim(Offset(20)).unwrap();
+        });
+        assert_eq!(partition.find(WANTED).await.unwrap(), None);
+        assert_eq!(partition.marks().log_start, Offset(20));
+    };
+    world.boot(main).done();
+}
+
+#[test]
 fn at_the_end_of_an_older_segment_a_reader_waits_for_no_more() {
     let mut world = World::new(1, Faults::none());
     let main = |io: kariz_engine::io::sim::Sim| async move {

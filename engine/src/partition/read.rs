@@ -267,10 +267,12 @@ impl<I: Io> Partition<I> {
     }
 
     async fn find_from(&self, from: Offset, wanted: Timestamp) -> Result<Option<Found>, ReadError> {
-        let mut at = from.max(self.marks().log_start);
+        let mut at = from;
         loop {
             let Some(seek) = ({
                 let state = self.0.state.borrow();
+                // Retention may have moved it since the last turn.
+                at = at.max(state.marks.marks().log_start);
                 state.check_readable(at)?;
                 state.log.seek(at, state.marks.high())
             }) else {
