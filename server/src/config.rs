@@ -6,7 +6,7 @@ use kariz_engine::config::{
     BadEscape, BrokerConfig, ConfigError, LogConfig, Warning, parse_properties,
 };
 use rustix::process::{Resource, getrlimit};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -222,7 +222,10 @@ impl Advertise {
             },
         };
         let port = port.map(|port| port.parse().map_err(|_| bad())).transpose()?;
-        if host.is_empty() || port == Some(0) {
+        let is_v6 = text.starts_with('[') && host.parse::<Ipv6Addr>().is_ok();
+        let is_name_char = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        let is_name = !host.is_empty() && host.chars().all(is_name_char);
+        if !(is_v6 || is_name) || port == Some(0) {
             return Err(bad());
         }
         Ok(Self { host: host.to_owned(), port })
@@ -246,7 +249,9 @@ mod tests {
         assert_eq!(read("10.0.0.1:9092"), Some(("10.0.0.1".into(), Some(9092))));
         assert_eq!(read("[::1]:9092"), Some(("::1".into(), Some(9092))));
         assert_eq!(read("[::1]"), Some(("::1".into(), None)));
-        for bad in ["", ":1", "a:", "a:b", "a:0", "a:65536", "[::1]x"] {
+        for bad in
+            ["", ":1", "a:", "a:b", "a:0", "a:65536", "[::1]x", "[a", "[::g]", "a b", "http://a"]
+        {
             assert_eq!(read(bad), None, "{bad}");
         }
     }
