@@ -22,6 +22,8 @@ use std::path::Path;
 pub(crate) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 /// The name of the checkpoint of first kept offsets.
 pub(crate) const LOG_STARTS: &str = "log-start-offset-checkpoint";
+/// The name of the checkpoint below which Kafka has compacted, and may have left gaps.
+pub(crate) const CLEANED: &str = "cleaner-offset-checkpoint";
 /// The name of the checkpoint of high watermarks.
 pub(crate) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 

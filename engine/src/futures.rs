@@ -90,6 +90,10 @@ impl Latch {
         }
     }
 
+    pub(crate) fn is_set(&self) -> bool {
+        self.set.get()
+    }
+
     pub(crate) fn wait(&self) -> impl Future<Output = ()> {
         poll_fn(|cx| {
             if self.set.get() {

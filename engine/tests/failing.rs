@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use kariz_engine::batch::Batch;
-use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
-use kariz_engine::{LeaderEpoch, LogConfig, Offset, Shard, TopicId, TopicPartition, sim};
+use kariz_engine::io::{File, Io, OpenMode};
+use kariz_engine::{LeaderEpoch, LogConfig, Mark, Offset, Shard, TopicId, TopicPartition, sim};
 use std::path::Path;
 use std::time::Duration;
 
@@ -124,5 +124,56 @@ fn what_was_on_its_way_to_the_journal_when_a_partition_failed_leaves_no_hole() {
                 }
             })
             .done();
+    }
+}
+
+/// Damage that a reader meets takes nothing of what was promised: the journal lets go of it once the
+/// partition's files hold it, as ever.
+#[test]
+fn what_a_partition_promised_before_it_was_fenced_outlives_the_journal() {
+    const BEFORE: i64 = 6;
+    for seed in 0..30 {
+        // Or the files' sync fails, and the journal has to keep it.
+        for failing in [false, true] {
+            let mut world = World::new(seed, Faults::none());
+            world
+                .boot(move |io| async move {
+                    let shard = open(&io).await;
+                    let mut config = LogConfig::default();
+                    (config.segment_bytes, config.retention_ms) = (400, -1);
+                    let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
+                    let log = shard.create(&name(), id, epoch, config).await.unwrap();
+                    for i in 0..BEFORE + 2 {
+                        let batch =
+                            Batch::build().record(None, Some(&[7; 100]), &[], io.timestamp());
+                        let span = log.append(&batch.done().unwrap()).unwrap();
+                        log.reach(Mark::High, &span).await.unwrap();
+                        if i == BEFORE {
+                            // Past a checkpoint by time.
+                            io.sleep(Duration::from_secs(40)).await;
+                        }
+                    }
+                    let first = Path::new("/data/t-0/00000000000000000000.log");
+                    let file = io.open(first, OpenMode::Write).unwrap();
+                    file.write_at(&[std::io::IoSlice::new(&[0xff])], 16).unwrap();
+                    assert!(log.slice(Offset(0), 1).await.is_err());
+                    if failing {
+                        let rule = Rule::on(OpKind::Sync, Fault::Io).named(|p| p.ends_with(".log"));
+                        io.set_faults(Faults::none().with(rule));
+                    }
+                    io.sleep(Duration::from_secs(40)).await;
+                })
+                .done();
+            world.set_faults(Faults::none());
+            world.crash();
+            let found = world
+                .boot(|io| async move {
+                    let opened = sim::open(io, Path::new("/data"), sim::Options::default()).await;
+                    opened.unwrap().1.partitions.remove(0)
+                })
+                .done();
+            let is_kept = found.log_end == Offset(BEFORE + 2);
+            assert!(is_kept || found.fenced.is_some(), "{seed}, {failing}: {found:?}");
+        }
     }
 }

@@ -8,7 +8,9 @@ use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
 use kariz_engine::{
     LeaderEpoch, LogConfig, Mark, Offset, Partition, ReachError, TopicId, TopicPartition, sim,
 };
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Far below the least step of preallocation, which is 64 KiB.
@@ -141,4 +143,44 @@ fn a_segment_that_went_to_make_room_does_not_come_back_from_the_journal() {
             })
             .done();
     }
+}
+
+/// Its last commit finds no room in the journal, which no checkpoint can free.
+#[test]
+fn a_core_whose_disk_and_journal_are_full_comes_to_its_end() {
+    // Their syncs in a checkpoint take longer than it takes to fill the journal.
+    const PARTITIONS: i32 = 200;
+    let mut world = World::new(1, Faults::none());
+    let ended = world
+        .boot(|io| async move {
+            let options = sim::Options::default();
+            let (shard, _) = sim::open(io.clone(), Path::new("/data"), options).await.unwrap();
+            let mut logs = Vec::new();
+            for i in 0..PARTITIONS {
+                let (name, id) = (TopicPartition::new("t", i), TopicId([1; 16]));
+                let config = LogConfig::default();
+                logs.push(shard.create(&name, id, LeaderEpoch(0), config).await.unwrap());
+            }
+            let batch = |bytes| {
+                let payload = vec![7; bytes];
+                Batch::build().record(None, Some(&payload), &[], io.timestamp()).done().unwrap()
+            };
+            for log in &logs {
+                log.append(&batch(1)).unwrap();
+            }
+            let full = Rule::on(OpKind::Write, Fault::NoSpace);
+            io.set_faults(Faults::none().with(full.named(|p| p.contains("-checkpoint.tmp"))));
+            let batch = batch(50_000);
+            while logs[0].append(&batch).is_ok() {
+                io.sleep(Duration::from_millis(1)).await;
+            }
+            assert!(logs[0].marks().durable < logs[0].marks().written, "the journal is full");
+            let ended = Rc::new(Cell::new(None));
+            let end = Rc::clone(&ended);
+            io.spawn(async move { end.set(Some(sim::close(&shard).await)) });
+            io.sleep(Duration::from_secs(10)).await;
+            ended.take().unwrap()
+        })
+        .done();
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
 }

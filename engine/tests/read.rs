@@ -6,7 +6,7 @@ use kariz_engine::batch::{Batch, Check, Codec};
 use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Faults, World};
 use kariz_engine::{
-    Config, Engine, LeaderEpoch, LogConfig, Mark, Offset, ShardId, Timestamp, TopicId,
+    Config, Engine, LeaderEpoch, LogConfig, Mark, Offset, Partition, ShardId, Timestamp, TopicId,
     TopicPartition, Want, sim,
 };
 use std::cell::Cell;
@@ -32,14 +32,14 @@ fn lying_batch(claimed: Timestamp) -> Batch {
     Batch::parse(wire.into(), Check::Opaque).unwrap()
 }
 
-/// Looks for `wanted` in a log of `batches` that `config` says where to note; where it is, and how
-/// many turns another task had meanwhile. Nothing that is in the page cache suspends on a real disk.
-fn look_for(
-    wanted: Timestamp,
+/// Looks into a log of `batches`; what is found, and how many turns another task had meanwhile.
+/// Nothing that is in the page cache suspends on a real disk.
+fn look<T: Send + 'static>(
+    case: &str,
     batches: Vec<Batch>,
     config: LogConfig,
-    case: &str,
-) -> (Option<Offset>, usize) {
+    look: impl AsyncFnOnce(&Partition) -> T + Send + 'static,
+) -> (T, usize) {
     let dir = std::env::temp_dir().join(format!("kariz-find-{case}-{}", std::process::id()));
     let engine = Engine::open(&dir, Config { journal_bytes: 8 << 20, ..Config::default() });
     let engine = engine.unwrap();
@@ -60,9 +60,9 @@ fn look_for(
                 tokio::task::yield_now().await;
             }
         });
-        let found = partition.find(wanted).await.unwrap();
+        let found = look(&partition).await;
         is_over.set(true);
-        (found.map(|found| found.offset), turns.get())
+        (found, turns.get())
     });
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let looked = runtime.block_on(looked).unwrap();
@@ -76,7 +76,9 @@ fn a_lookup_that_inflates_much_in_vain_lets_others_have_their_turn() {
     const BATCHES: usize = 50;
     const WANTED: Timestamp = Timestamp(1_000_000);
     let batches = (0..BATCHES).map(|_| lying_batch(WANTED)).collect();
-    let (found, turns) = look_for(WANTED, batches, LogConfig::default(), "inflate");
+    let (found, turns) = look("inflate", batches, LogConfig::default(), async |partition| {
+        partition.find(WANTED).await.unwrap()
+    });
     assert_eq!(found, None);
     assert!(turns >= BATCHES, "{turns} turns of another task while {BATCHES} batches were read");
 }
@@ -89,9 +91,25 @@ fn a_lookup_that_walks_over_many_heads_lets_others_have_their_turn() {
     let batches = (1..=BATCHES).map(of).collect();
     let mut config = LogConfig::default();
     config.index_interval_bytes = u32::MAX;
-    let (found, turns) = look_for(Timestamp(BATCHES), batches, config, "walk");
-    assert_eq!(found, Some(Offset(BATCHES - 1)));
+    let (found, turns) = look("walk", batches, config, async |partition| {
+        partition.find(Timestamp(BATCHES)).await.unwrap().unwrap().offset
+    });
+    assert_eq!(found, Offset(BATCHES - 1));
     assert!(turns >= 3, "{turns} turns of another task while {BATCHES} heads were read");
+}
+
+#[test]
+fn a_read_that_no_index_helps_lets_others_have_their_turn() {
+    let batch = Batch::build().record(None, Some(&[7; 1 << 20]), &[], Timestamp(1)).done();
+    let batches = vec![batch.unwrap(); 10];
+    let mut config = LogConfig::default();
+    (config.index_interval_bytes, config.max_message_bytes) = (u32::MAX, 2 << 20);
+    let (found, turns) = look("read", batches, config, async |partition| {
+        let slice = partition.slice(Offset(9), 1).await.unwrap();
+        slice.batches().await.unwrap()[0].header().base_offset()
+    });
+    assert_eq!(found, Offset(9));
+    assert!(turns >= 8, "{turns} turns of another task while 10 MiB were walked");
 }
 
 #[test]

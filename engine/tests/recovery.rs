@@ -544,3 +544,39 @@ fn a_segment_that_is_missing_between_two_fences_the_partition() {
         }
     }
 }
+
+/// Kafka's cleaner leaves them, and says how far it has come.
+#[test]
+fn a_gap_that_a_compaction_has_left_is_none() {
+    let mut world = written(true);
+    world.disk().remove(&names(&world.disk(), ".log")[1]).unwrap();
+    let after = &names(&world.disk(), ".log")[1];
+    let after: i64 = after[10..].trim_end_matches(".log").parse().unwrap();
+    for (cleaned, is_fenced) in [(after - 1, true), (after, false)] {
+        let line = format!("0\n1\nt 0 {cleaned}\n").into_bytes();
+        write(&mut world, "/data/cleaner-offset-checkpoint", line);
+        let found = world.boot(|io| async move { open(&io).await.1 }).done();
+        assert_eq!(found.fenced.is_some(), is_fenced, "{cleaned}: {found:?}");
+        world.kill();
+    }
+}
+
+/// A batch for which there was no room is cut off, and goes to the next segment when there is some.
+/// A power cut can lose the cut.
+#[test]
+fn a_batch_that_the_next_segment_holds_is_cut_off() {
+    let mut world = written(false);
+    let logs = names(&world.disk(), ".log");
+    let mut first = world.disk().read(&logs[0]).unwrap();
+    let second = world.disk().read(&logs[1]).unwrap();
+    let batch = 12 + u32::from_be_bytes(second[8..12].try_into().unwrap()) as usize;
+    first.extend_from_slice(&second[..batch]);
+    write(&mut world, LOG, first);
+    world
+        .boot(move |io| async move {
+            let (shard, found) = open(&io).await;
+            assert_eq!((found.fenced, found.cut_bytes), (None, batch as u64));
+            check_reads(&shard.partition(&name()).unwrap(), RECORDS).await;
+        })
+        .done();
+}

@@ -89,6 +89,13 @@ fn time_decides_what_is_kept_and_empties_a_silent_log() {
         assert_eq!(log.marks().log_start, Offset(50));
         let span = log.append(&batch(50, io.timestamp())).unwrap();
         assert_eq!(span.base, Offset(50), "an empty log goes on where it was");
+        // Also if its first segments are full before anything in them may be seen.
+        for i in 51..65 {
+            log.append(&batch(i, io.timestamp())).unwrap();
+        }
+        assert_eq!(log.find_max_timestamp().await.unwrap(), None);
+        assert_eq!(log.find(Timestamp(0)).await.unwrap(), None);
+        assert!(log.slice(Offset(50), 1).await.unwrap().is_empty());
     });
 }
 
@@ -207,4 +214,52 @@ fn a_segment_is_rolled_when_it_is_old_also_over_restarts() {
             sim::close(&shard).await.unwrap();
         }
     });
+}
+
+/// What retention takes away may hide a hole: the names of segments become durable in any order.
+#[test]
+fn a_log_begins_where_retention_has_left_it_after_a_power_cut_too() {
+    for seed in 280..300 {
+        let disk_latency = Duration::from_millis(1)..Duration::from_millis(20);
+        let mut world = World::new(seed, Faults { disk_latency, ..Faults::none() });
+        let kept = world
+            .boot(move |io| async move {
+                let options = sim::Options::default();
+                let (shard, _) = sim::open(io.clone(), Path::new("/data"), options).await.unwrap();
+                let mut config = LogConfig::default();
+                (config.segment_bytes, config.retention_ms) = (300, -1);
+                let mut logs = Vec::new();
+                for i in 0..12 {
+                    let (name, id) = (TopicPartition::new("t", i), TopicId([1; 16]));
+                    let made = shard.create(&name, id, LeaderEpoch(0), config.clone()).await;
+                    logs.push(made.unwrap());
+                }
+                for _ in 0..10 + io.random() % 10 {
+                    for log in &logs {
+                        // Several segments at once: no time to make files for them ahead.
+                        for i in 0..io.random() % 6 {
+                            log.append(&batch(i, io.timestamp())).unwrap();
+                        }
+                        if io.random() % 4 == 0 {
+                            log.trim(log.marks().high_watermark).unwrap();
+                        }
+                    }
+                    io.sleep(Duration::from_millis(io.random() % 20)).await;
+                }
+                let kept = logs.iter().map(|log| log.marks()).map(|m| m.log_start..m.durable);
+                kept.collect::<Vec<_>>()
+            })
+            .done();
+        world.crash();
+        world
+            .boot(move |io| async move {
+                let options = sim::Options::default();
+                let (_, report) = sim::open(io, Path::new("/data"), options).await.unwrap();
+                for (found, kept) in report.partitions.iter().zip(kept) {
+                    let is_whole = found.log_start <= kept.start && found.log_end >= kept.end;
+                    assert!(is_whole && found.fenced.is_none(), "{seed}: {kept:?}, {found:?}");
+                }
+            })
+            .done();
+    }
 }

@@ -106,6 +106,32 @@ fn one_that_cannot_be_opened_is_passed_over_and_found_again_as_it_was() {
 }
 
 #[test]
+fn one_that_cannot_be_opened_can_be_deleted_and_made_anew() {
+    let mut world = written(true);
+    world.set_faults(Faults::none().with(on_t(".log")));
+    world
+        .boot(|io| async move {
+            let shard = open(&io).await.unwrap();
+            io.set_faults(Faults::none());
+            shard.delete(&name("t")).await.unwrap();
+            let partition = create(&shard, "t").await.unwrap();
+            assert_eq!(partition.marks().high_watermark, Offset(0));
+            sim::close(&shard).await.unwrap();
+        })
+        .done();
+    assert!(world.disk().read("/data/.kafka_cleanshutdown").is_ok());
+    world.crash();
+    world.set_faults(Faults::none());
+    world
+        .boot(|io| async move {
+            let shard = open(&io).await.unwrap();
+            assert_eq!(end(&shard, "t"), Some(Offset(0)));
+            append(&io, &shard.partition(&name("t")).unwrap()).await;
+        })
+        .done();
+}
+
+#[test]
 fn one_whose_records_may_be_in_the_journal_alone_stops_the_start() {
     let mut world = written(false);
     for (end, named) in [("recovery.tmp", "/data/t-0: "), (".log", "/data/t-0/0000")] {

@@ -164,7 +164,11 @@ impl<I: Io> Journal<I> {
             return Ok(None);
         }
         let to = (self.capacity + FILL_STEP_BYTES).min(self.size);
-        fill(&self.file, self.capacity, to)?;
+        if let Err(error) = fill(&self.file, self.capacity, to) {
+            // Half a step is of no use, and takes the room of others.
+            let _best_effort = self.file.set_len(self.capacity);
+            return Err(error);
+        }
         Ok(Some(to))
     }
 

@@ -29,6 +29,7 @@ mod truncate;
 
 pub use truncate::TruncateError;
 
+use crate::config::LogConfig;
 use crate::futures::join_all;
 use crate::io::turn::SyncTurn;
 use crate::io::{File, Io, OpenMode, is_out_of_descriptors};
@@ -65,6 +66,16 @@ pub(crate) struct Limits {
     pub(crate) segment_bytes: u64,
     pub(crate) segment_ms: i64,
     pub(crate) index_interval_bytes: u32,
+}
+
+impl From<&LogConfig> for Limits {
+    fn from(config: &LogConfig) -> Self {
+        Self {
+            segment_bytes: config.segment_bytes,
+            segment_ms: config.segment_ms,
+            index_interval_bytes: config.index_interval_bytes,
+        }
+    }
 }
 
 /// A segment that takes no more batches.
@@ -181,6 +192,8 @@ pub(crate) struct Log<I: Io> {
     next_serial: u64,
     dir_changes: u64,
     dir_synced: u64,
+    /// Segments whose names may not be durable yet, and the changes of the directory with them.
+    unnamed: Vec<(Offset, u64)>,
     turn: SyncTurn,
 }
 
@@ -207,6 +220,7 @@ impl<I: Io> Log<I> {
             next_serial: 1,
             dir_changes: 1,
             dir_synced: 0,
+            unnamed: Vec::new(),
             turn: SyncTurn::default(),
         }
     }
@@ -296,6 +310,7 @@ impl<I: Io> Log<I> {
             None => Active::create(&self.io, &self.dir, base, self.limits, serial)?,
         };
         self.dir_changes += 1;
+        self.unnamed.push((base, self.dir_changes));
         if self.active.bytes == 0 {
             // An empty segment holds nothing but its name.
             self.io.remove_file(&names::log(&self.dir, self.active.base))?;
@@ -335,6 +350,7 @@ impl<I: Io> Log<I> {
             // Bytes behind the end would look like batches to recovery.
             self.active.file.set_len(at).map_err(WriteError::Io)?;
             self.active.allocated = at;
+            self.mark_dirty();
             // What is written now goes before what may be.
             if !is_full(&error) || !self.drop_spare() {
                 return Err(error.into());
@@ -413,6 +429,7 @@ impl<I: Io> Log<I> {
         });
         if let Some((_, changes)) = &what.dir {
             self.dir_synced = self.dir_synced.max(*changes);
+            self.unnamed.retain(|(_, change)| *change > self.dir_synced);
         }
         self.unlink_gone();
     }

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 /// index interval, and a head.
 const SCAN_BYTES: usize = 8 << 10;
 
-/// Read at once while a whole segment is walked.
-const LOAD_BYTES: usize = 1 << 20;
+/// From there a scan goes so far before it looks whether it has to wait: some large batches.
+const INTERVAL_BYTES: usize = 1 << 20;
 
 /// A segment, and how to find a place in it.
 pub(crate) struct Seek<I: Io> {
@@ -50,7 +50,7 @@ enum Hint {
 
 impl<I: Io> Log<I> {
     /// How to find the batch that holds `offset`, reading no further than `end`; `None` if no
-    /// readable segment holds it.
+    /// readable segment holds it. The one in which `end` lies may be gone.
     pub(crate) fn seek(&self, offset: Offset, end: LogEnd) -> Option<Seek<I>> {
         if offset >= end.offset {
             return None;
@@ -63,6 +63,9 @@ impl<I: Io> Log<I> {
         let after = self.sealed.partition_point(|s| s.base <= offset);
         let sealed =
             after.checked_sub(1).and_then(|i| self.sealed.get(i)).or(self.sealed.first())?;
+        if sealed.base >= end.offset {
+            return None;
+        }
         let hint = match &sealed.index {
             Some(index) => Hint::Known(index.lookup(offset)),
             None => Hint::File(names::index(&self.dir, sealed.base)),
@@ -150,14 +153,14 @@ impl<I: Io> Seek<I> {
         let start = place.map_or(0, |place| place.position);
         self.file.load(start, SCAN_BYTES.min(num::index(self.limit.saturating_sub(start)))).await?;
         if let Some(place) = place {
-            match self.scan_from(place, offset) {
+            match self.scan_from(place, offset).await {
                 Err(ScanError::Io(e)) => return Err(ScanError::Io(e)),
                 Ok(Some(found)) => return Ok(Some(found)),
                 // An index is not believed: what it points at may be no batch, or another.
                 Ok(None) | Err(ScanError::Fault { .. }) => {}
             }
         }
-        find_in(&mut self.heads(0, self.base), offset)
+        find_in(&mut self.heads(0, self.base).loaded(SCAN_BYTES), offset).await
     }
 
     /// The batches behind `found`, and itself.
@@ -169,12 +172,12 @@ impl<I: Io> Seek<I> {
         Heads::new(self.file.clone(), position, self.limit, first..self.end)
     }
 
-    fn scan_from(&self, place: Place, offset: Offset) -> Result<Option<Found>, ScanError> {
-        let mut heads = self.heads(place.position, self.base);
+    async fn scan_from(&self, place: Place, offset: Offset) -> Result<Option<Found>, ScanError> {
+        let mut heads = self.heads(place.position, self.base).loaded(INTERVAL_BYTES);
         match heads.next()? {
             Some(first) if first.header.last_offset() != place.last => Ok(None),
             Some(first) if place.last >= offset => Ok(Some(first)),
-            _ => find_in(&mut heads, offset),
+            _ => find_in(&mut heads, offset).await,
         }
     }
 
@@ -186,13 +189,20 @@ impl<I: Io> Seek<I> {
 }
 
 /// The first batch whose last offset is at or past `offset`.
-fn find_in<F: File>(heads: &mut Heads<F>, offset: Offset) -> Result<Option<Found>, ScanError> {
-    let found = heads.find(|h| h.last_offset() >= offset)?;
-    if found.is_some_and(|found| found.header.base_offset() > offset) {
-        // A gap, or a base offset that was damaged: then the next batch overlaps it.
-        heads.next()?;
+async fn find_in<F: File>(
+    heads: &mut Heads<F>,
+    offset: Offset,
+) -> Result<Option<Found>, ScanError> {
+    while let Some(found) = heads.next_loaded().await? {
+        if found.header.last_offset() >= offset {
+            if found.header.base_offset() > offset {
+                // A gap, or a base offset that was damaged: then the next batch overlaps it.
+                heads.next()?;
+            }
+            return Ok(Some(found));
+        }
     }
-    Ok(found)
+    Ok(None)
 }
 
 /// The index of a segment, from its batches.
@@ -227,14 +237,8 @@ impl<F: File> Unindexed<F> {
     pub(crate) async fn index(&self) -> Result<Index, ScanError> {
         let mut index = Index::new(self.base, self.limits.index_interval_bytes);
         let mut heads = Heads::new(self.file.clone(), 0, self.bytes, self.base..Offset::MAX);
-        let mut loaded = 0;
-        while let Some(found) = heads.next()? {
+        while let Some(found) = heads.next_loaded().await? {
             super::note(&mut index, &found);
-            if found.position + found.bytes > loaded {
-                self.file.load(found.position + found.bytes, LOAD_BYTES).await?;
-                tokio::task::yield_now().await;
-                loaded = found.position + found.bytes + LOAD_BYTES as u64;
-            }
         }
         index.seal();
         Ok(index)

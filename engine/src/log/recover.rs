@@ -17,9 +17,9 @@
 
 use super::epochs::Epochs;
 use super::index::{self, Index};
-use super::scan::{Heads, ScanError};
+use super::scan::{Batches, Heads, ScanError};
 use super::{Active, Limits, Log, Sealed, names};
-use crate::batch::{HEADER_BYTES, Header, StoredFault, frame_head, validate_stored};
+use crate::batch::Header;
 use crate::checkpoint::{read_file, write_all};
 use crate::io::{File, Io, OpenMode};
 use crate::num;
@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-/// Read at once while batches are checked.
+/// Copied at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// What is known of a log before it is looked at.
@@ -40,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) recovery_point: Offset,
     /// Everything below was promised.
     pub(crate) floor: Offset,
+    /// Below, a compaction may have left gaps.
+    pub(crate) cleaned: Offset,
     /// The last stop was in order: what reads back is durable.
     pub(crate) was_clean: bool,
     /// The segments into which the journal's bytes were just written.
@@ -131,6 +133,7 @@ pub(crate) async fn recover<I: Io>(
         let next = segments.as_slice().first().map(|s| s.base);
         if let (Some(end), Some(next)) = (end, next)
             && end < next
+            && facts.cleaned < next
         {
             fence.get_or_insert_with(|| format!("no records from {end} to {next}"));
         }
@@ -138,8 +141,8 @@ pub(crate) async fn recover<I: Io>(
 
     let mut expected = segments.as_slice().first().map_or(Offset::ZERO, |s| s.base);
     let mut scanned: Vec<Scanned<I::File>> = Vec::new();
-    for segment in segments {
-        let base = segment.base;
+    while let Some(segment) = segments.next() {
+        let (base, next) = (segment.base, segments.as_slice().first().map(|s| s.base));
         // A gap is where a file begins later than the one before it ends.
         if base > expected {
             match decide(Next::Gap, fence.is_some() || facts.promised(expected)) {
@@ -155,12 +158,14 @@ pub(crate) async fn recover<I: Io>(
             }
             continue;
         }
-        let segment = scan_segment(io, dir, segment, limits, facts)?;
+        let segment = scan_segment(io, dir, segment, next, limits, facts)?;
         expected = segment.end;
         let fault = segment.fault.clone();
         scanned.push(segment);
         if let Some((position, why)) = fault {
-            match decide(Next::Bad, fence.is_some() || facts.promised(expected)) {
+            // What follows is in the next file: this was taken back, and its removal lost.
+            let is_promised = facts.promised(expected) && next != Some(expected);
+            match decide(Next::Bad, fence.is_some() || is_promised) {
                 Action::Fence => {
                     fence.get_or_insert_with(|| format!("segment {base}: {why}"));
                     break;
@@ -291,6 +296,7 @@ fn scan_segment<I: Io>(
     io: &I,
     dir: &Path,
     segment: Segment<I::File>,
+    next: Option<Offset>,
     limits: Limits,
     facts: &Facts,
 ) -> io::Result<Scanned<I::File>> {
@@ -317,9 +323,13 @@ fn scan_segment<I: Io>(
         above_floor: None,
         epochs: Vec::new(),
     };
-    let mut batches = Batches { file, len, chunk: Vec::new(), chunk_at: 0 };
+    let mut batches = Batches::new(file, len);
     while scan.bytes < len && scan.fault.is_none() {
         match batches.at(scan.bytes, facts.recovery_point)? {
+            Ok((header, _)) if next.is_some_and(|next| header.next_offset() > next) => {
+                let last = header.last_offset();
+                scan.fault = Some((scan.bytes, format!("offset {last} is in the next segment")));
+            }
             // The offset is under no CRC: one that leaves promised records out is not believed.
             Ok((header, _)) if header.base_offset() >= facts.floor && facts.promised(scan.end) => {
                 let why =
@@ -359,58 +369,6 @@ impl<F> Scanned<F> {
 fn is_right<F: File>(file: &F, index: &Index, offset: Offset, len: u64) -> bool {
     index.lookup_checked(offset, file, len) == index.lookup(offset).map_or(0, |p| p.position)
         && index.is_newest_right(file, len)
-}
-
-/// Reads a file's batches, a large piece at a time.
-struct Batches<F> {
-    file: F,
-    len: u64,
-    chunk: Vec<u8>,
-    chunk_at: u64,
-}
-
-impl<F: File> Batches<F> {
-    /// The batch at `position`; its CRC is not looked at where it ends at or below `trusted`.
-    fn at(
-        &mut self,
-        position: u64,
-        trusted: Offset,
-    ) -> io::Result<Result<(Header, u64), StoredFault>> {
-        let have = num::index(self.len - position);
-        let head = match Header::read(self.bytes(position, HEADER_BYTES)?) {
-            Some(head) => *head,
-            None => return Ok(Err(StoredFault::Incomplete { need: HEADER_BYTES, have })),
-        };
-        match frame_head(&head, have) {
-            Ok(bytes) if head.next_offset() <= trusted => Ok(Ok((head, bytes as u64))),
-            Ok(bytes) => {
-                let whole = self.bytes(position, bytes)?;
-                Ok(validate_stored(whole).map(|head| (head, bytes as u64)))
-            }
-            Err(fault) => Ok(Err(fault)),
-        }
-    }
-
-    /// `count` bytes from `position`, or what the file has of them.
-    fn bytes(&mut self, position: u64, count: usize) -> io::Result<&[u8]> {
-        let inside = position.checked_sub(self.chunk_at).map(num::index);
-        let have = inside.and_then(|at| self.chunk.get(at..)).map_or(0, <[u8]>::len);
-        if have < count {
-            let want = count.max(CHUNK_BYTES).min(num::index(self.len - position));
-            self.chunk.resize(want, 0);
-            let mut filled = 0;
-            while let Some(rest) = self.chunk.get_mut(filled..).filter(|r| !r.is_empty()) {
-                match self.file.read_at(rest, position + filled as u64)? {
-                    0 => break,
-                    n => filled += n,
-                }
-            }
-            self.chunk.truncate(filled);
-            self.chunk_at = position;
-        }
-        let rest = self.chunk.get(num::index(position - self.chunk_at)..).unwrap_or_default();
-        Ok(rest.get(..count).unwrap_or(rest))
-    }
 }
 
 /// Since when a segment of `bytes` is written to: its first batch's time, as far as that can be.

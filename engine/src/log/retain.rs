@@ -60,7 +60,8 @@ impl<I: Io> Log<I> {
     }
 
     /// Unlinks the oldest segment if it ends at or before `start`; whether it did. Only one at a
-    /// time may be gone without its directory being synced, if `start` is not durable.
+    /// time may be gone without its directory being synced, if `start` is not durable. It stays
+    /// while the next one's name may be lost: what begins the log must be there.
     pub(crate) fn delete_first(&mut self, start: Offset) -> io::Result<bool> {
         let next = self.sealed.get(1).map_or(self.active.base, |s| s.base);
         let Some((base, serial)) =
@@ -68,6 +69,9 @@ impl<I: Io> Log<I> {
         else {
             return Ok(false);
         };
+        if self.unnamed.iter().any(|(base, _)| *base == next) {
+            return Ok(false);
+        }
         names::remove_if_there(&self.io, &names::log(&self.dir, base))?;
         names::remove_indexes(&self.io, &self.dir, base)?;
         self.sealed.remove(0);

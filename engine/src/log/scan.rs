@@ -1,14 +1,19 @@
-//! Walks the heads of the batches in a segment file, without their records.
+//! Walks the batches in a segment file: their heads, or all of them.
 
-use crate::batch::{HEADER_BYTES, Header, StoredFault, frame_head};
+use crate::batch::{HEADER_BYTES, Header, StoredFault, frame_head, validate_stored};
 use crate::io::File;
 use crate::num;
 use crate::types::Offset;
 use std::io;
 use std::ops::Range;
+use tokio::task::yield_now;
 
 /// Read at once: the next head is likely within, as an index entry stands for 4 KiB of log.
 const WINDOW_BYTES: usize = 4 << 10;
+/// Loaded at once while heads are walked.
+const LOAD_BYTES: usize = 1 << 20;
+/// Read at once while batches are checked.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// Why a walk ended early.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,8 @@ pub(crate) struct Heads<F> {
     file: F,
     position: u64,
     limit: u64,
+    /// Up to here the disk need not be waited for.
+    loaded: u64,
     /// Which offsets the batches that are left may have.
     offsets: Range<Offset>,
     window: Vec<u8>,
@@ -43,7 +50,7 @@ pub(crate) struct Heads<F> {
 
 impl<F: File> Heads<F> {
     pub(crate) fn new(file: F, position: u64, limit: u64, offsets: Range<Offset>) -> Self {
-        Self { file, position, limit, offsets, window: Vec::new(), window_at: 0 }
+        Self { file, position, limit, loaded: 0, offsets, window: Vec::new(), window_at: 0 }
     }
 
     /// The next batch's head; none at the limit.
@@ -64,6 +71,24 @@ impl<F: File> Heads<F> {
         self.offsets.start = head.next_offset();
         self.position += bytes;
         Ok(Some(Found { position, bytes, header: head }))
+    }
+
+    /// `bytes` from where it begins are in the page cache.
+    pub(crate) fn loaded(mut self, bytes: usize) -> Self {
+        self.loaded = self.position + bytes as u64;
+        self
+    }
+
+    /// As [`Heads::next`], but waits for the disk a piece at a time; others have their turn then.
+    pub(crate) async fn next_loaded(&mut self) -> Result<Option<Found>, ScanError> {
+        let end = self.limit.min(self.position + HEADER_BYTES as u64);
+        if self.loaded < end {
+            let piece = LOAD_BYTES.min(num::index(self.limit - self.position));
+            self.file.load(self.position, piece).await?;
+            self.loaded = self.position + piece as u64;
+            yield_now().await;
+        }
+        self.next()
     }
 
     /// The first batch that `wanted` accepts.
@@ -101,5 +126,62 @@ impl<F: File> Heads<F> {
             position: self.position,
             fault: StoredFault::Incomplete { need: HEADER_BYTES, have: rest.len() },
         })
+    }
+}
+
+/// Reads a file's batches, a large piece at a time.
+pub(crate) struct Batches<F> {
+    file: F,
+    len: u64,
+    chunk: Vec<u8>,
+    chunk_at: u64,
+}
+
+impl<F: File> Batches<F> {
+    /// Those in the first `len` bytes of `file`.
+    pub(crate) fn new(file: F, len: u64) -> Self {
+        Self { file, len, chunk: Vec::new(), chunk_at: 0 }
+    }
+
+    /// The batch at `position`; its CRC is not looked at where it ends at or below `trusted`.
+    pub(crate) fn at(
+        &mut self,
+        position: u64,
+        trusted: Offset,
+    ) -> io::Result<Result<(Header, u64), StoredFault>> {
+        let have = num::index(self.len - position);
+        let head = match Header::read(self.bytes(position, HEADER_BYTES)?) {
+            Some(head) => *head,
+            None => return Ok(Err(StoredFault::Incomplete { need: HEADER_BYTES, have })),
+        };
+        match frame_head(&head, have) {
+            Ok(bytes) if head.next_offset() <= trusted => Ok(Ok((head, bytes as u64))),
+            Ok(bytes) => {
+                let whole = self.bytes(position, bytes)?;
+                Ok(validate_stored(whole).map(|head| (head, bytes as u64)))
+            }
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// `count` bytes from `position`, or what the file has of them.
+    fn bytes(&mut self, position: u64, count: usize) -> io::Result<&[u8]> {
+        let inside = position.checked_sub(self.chunk_at).map(num::index);
+        let have = inside.and_then(|at| self.chunk.get(at..)).map_or(0, <[u8]>::len);
+        if have < count {
+            let want = count.max(CHUNK_BYTES).min(num::index(self.len - position));
+            self.chunk.resize(want, 0);
+            let mut filled = 0;
+            while let Some(rest) = self.chunk.get_mut(filled..).filter(|r| !r.is_empty()) {
+                match self.file.read_at(rest, position + filled as u64)? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            self.chunk.truncate(filled);
+            self.chunk_at = position;
+        }
+        let rest = self.chunk.get(num::index(position - self.chunk_at)..).unwrap_or_default();
+        Ok(rest.get(..count).unwrap_or(rest))
     }
 }

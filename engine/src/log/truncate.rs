@@ -118,6 +118,7 @@ impl<I: Io> Log<I> {
             let (base, serial) = (self.active.base, self.serial());
             self.empty_active()?;
             self.active = Active::create(&self.io, &self.dir, base, self.limits, serial)?;
+            self.unnamed.push((base, self.dir_changes));
         }
         Ok(())
     }

@@ -132,6 +132,8 @@ struct State<I: Io> {
     epoch: LeaderEpoch,
     waiters: Waiters,
     health: Health,
+    /// Why its files take nothing any more; it may be fenced besides.
+    disk_failure: Option<Rc<str>>,
     membership: Membership,
     /// Up to here the journal's entries, with the one that gathers, or the partition's own files
     /// hold every byte: only what follows it may go into the journal.
@@ -177,6 +179,7 @@ impl<I: Io> Partition<I> {
             epoch,
             waiters: Waiters::default(),
             health: opened.fence.map_or(Health::Good, |why| Health::Fenced(why.into())),
+            disk_failure: None,
             membership: Membership::None,
             covered: end,
             file_end: end,
@@ -238,7 +241,7 @@ impl<I: Io> Partition<I> {
     /// Puts other settings in force.
     pub fn configure(&self, config: LogConfig) {
         let state = &mut *self.0.state.borrow_mut();
-        state.log.set_limits(limits(&config));
+        state.log.set_limits(Limits::from(&config));
         state.marks.set_write_caching(config.write_caching);
         state.config = config;
         state.is_configured = true;
@@ -388,6 +391,10 @@ impl<I: Io> Partition<I> {
         }
         if mark != Mark::Appended && span.end <= state.marks.staged() {
             self.0.core.demand.set();
+            drop(state);
+            if mark == Mark::Durable {
+                self.join_next_commit();
+            }
         }
         Ok(false)
     }
@@ -542,6 +549,7 @@ impl<I: Io> Inner<I> {
 
     /// The disk failed: what it holds is not known any more.
     fn fail(&self, state: &mut State<I>, reason: &str) {
+        state.disk_failure.get_or_insert_with(|| reason.into());
         self.stop(state, Health::Failed(reason.into()), reason);
     }
 
@@ -584,14 +592,5 @@ impl<I: Io> State<I> {
             Some(i) => self.failed_at.get(num::index(i)).is_some_and(|end| span.end > *end),
             None => true,
         }
-    }
-}
-
-/// What `config` says of segments.
-pub(crate) fn limits(config: &LogConfig) -> Limits {
-    Limits {
-        segment_bytes: config.segment_bytes,
-        segment_ms: config.segment_ms,
-        index_interval_bytes: config.index_interval_bytes,
     }
 }

@@ -5,7 +5,7 @@ use crate::checkpoint::{ReplaceError, replace_cache, write_all};
 use crate::io::{Io, OpenMode, is_out_of_descriptors};
 use crate::journal::entry::{Entry, Item, Kind};
 use crate::log::retain::Retention;
-use crate::log::{Log, LogEnd, TruncateError, Unsynced, is_shortage, names};
+use crate::log::{Log, LogEnd, TruncateError, Unsynced, names};
 use crate::num;
 use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};
@@ -34,7 +34,7 @@ impl<I: Io> Commit<I> {
     pub(crate) fn succeed(&self) -> Option<Item<'static>> {
         let inner = &*self.partition.0;
         let state = &mut *inner.state.borrow_mut();
-        if !matches!(state.health, Health::Good) {
+        if !state.can_be_durable() {
             return None;
         }
         if let Some(files) = &self.files {
@@ -80,7 +80,7 @@ impl<I: Io> Checkpointed<I> {
             Ok(_) => {
                 let state = &mut *self.partition.0.state.borrow_mut();
                 state.log.synced(&self.files);
-                if matches!(state.health, Health::Good) && state.failures == self.failures {
+                if state.can_be_durable() && state.failures == self.failures {
                     state.files_hold(self.end);
                     state.marks.sync(self.end);
                     state.wake();
@@ -100,7 +100,9 @@ impl<I: Io> Checkpointed<I> {
                 Ok(()) => {}
                 // Told once, and perhaps here of what the log's own sync is to cover: the names in
                 // this directory.
-                Err(ReplaceError::Sync(error)) if !is_shortage(&error) => return Err(error),
+                Err(ReplaceError::Sync(error)) if !is_out_of_descriptors(&error) => {
+                    return Err(error);
+                }
                 // They can be read from the batches; the log must be synced all the same.
                 Err(error) => {
                     self.partition.0.state.borrow_mut().log.keep_epochs_changed();
@@ -113,6 +115,16 @@ impl<I: Io> Checkpointed<I> {
 }
 
 impl<I: Io> Partition<I> {
+    /// Has the next commit sync what is not in any: the bytes of a topic with `write.caching`.
+    pub(super) fn join_next_commit(&self) {
+        let (state, core) = (&mut *self.0.state.borrow_mut(), &self.0.core);
+        if state.marks.is_write_caching() && state.membership == Membership::None {
+            state.membership = Membership::Files(0);
+            core.group.borrow_mut().members.push(self.clone());
+            core.dirty.set();
+        }
+    }
+
     /// Takes what was written since the last commit began into this one, whose journal entry is
     /// `entry`.
     pub(crate) fn begin_commit(&self, entry: &mut Entry) -> Commit<I> {
@@ -160,22 +172,26 @@ impl<I: Io> Partition<I> {
     }
 
     /// Brings the caches on disk up to date, and says what a checkpoint must sync; `None` if all
-    /// is durable in the partition's own files.
+    /// is durable in the partition's own files. Of a fenced one the records alone: the journal lets
+    /// go of them.
     pub(crate) fn begin_checkpoint(&self) -> Option<Checkpointed<I>> {
         let state = &mut *self.0.state.borrow_mut();
-        if !matches!(state.health, Health::Good) || !state.log.is_dirty() {
+        if !state.can_be_durable() || !state.log.is_dirty() {
             return None;
         }
-        let dir = state.log.dir().to_owned();
-        let saved = state.log.save_indexes().and_then(|()| match state.staging {
-            None => self.save_producers(state, &dir),
-            Some(_) => Ok(()),
-        });
-        // They can be rebuilt; the log must be synced all the same.
-        if let Err(error) = saved {
-            self.warn(&format!("its indexes and producers were not saved: {error}"));
+        let mut epochs = None;
+        if matches!(state.health, Health::Good) {
+            let dir = state.log.dir().to_owned();
+            let saved = state.log.save_indexes().and_then(|()| match state.staging {
+                None => self.save_producers(state, &dir),
+                Some(_) => Ok(()),
+            });
+            // They can be rebuilt; the log must be synced all the same.
+            if let Err(error) = saved {
+                self.warn(&format!("its indexes and producers were not saved: {error}"));
+            }
+            epochs = state.log.take_changed_epochs().map(|text| (dir, text));
         }
-        let epochs = state.log.take_changed_epochs().map(|text| (dir, text));
         let (end, files) = (state.marks.written(), state.log.unsynced());
         let failures = state.failures;
         Some(Checkpointed { partition: self.clone(), end, files, epochs, failures })
@@ -207,16 +223,14 @@ impl<I: Io> Partition<I> {
     /// that was freed, those after it would promise records that no file holds.
     pub(crate) fn needs_journal(&self) -> bool {
         let state = self.0.state.borrow();
-        matches!(state.health, Health::Failed(_))
+        state.disk_failure.is_some()
             && (state.is_cutting || state.file_end.offset < state.covered.offset)
     }
 
     /// Why its disk takes nothing any more, if so.
     pub(crate) fn disk_failure(&self) -> Option<Rc<str>> {
-        match &self.0.state.borrow().health {
-            Health::Failed(reason) => Some(format!("{}: {reason}", self.name()).into()),
-            Health::Good | Health::Fenced(_) | Health::Deleted => None,
-        }
+        let state = self.0.state.borrow();
+        state.disk_failure.as_ref().map(|reason| format!("{}: {reason}", self.name()).into())
     }
 
     /// Moves the log start past the segments that its topic's settings let go; whether it moved.
@@ -368,13 +382,12 @@ impl<I: Io> Partition<I> {
         Ok(())
     }
 
-    /// Stops serving for good, because the topic is gone; where its files are.
-    pub(crate) fn mark_deleted(&self) -> PathBuf {
+    /// Stops serving for good, because the topic is gone.
+    pub(crate) fn mark_deleted(&self) {
         let state = &mut *self.0.state.borrow_mut();
         state.health = Health::Deleted;
         state.staging = None;
         state.waiters.wake_all();
-        state.log.dir().to_owned()
     }
 
     pub(crate) fn fail(&self, reason: &str) {
@@ -399,6 +412,11 @@ impl<I: Io> Partition<I> {
 }
 
 impl<I: Io> super::State<I> {
+    /// Whether what was written can still become durable: also what is fenced was promised.
+    fn can_be_durable(&self) -> bool {
+        self.disk_failure.is_none() && !matches!(self.health, Health::Deleted)
+    }
+
     /// The partition's own files are durable up to `end`.
     fn files_hold(&mut self, end: LogEnd) {
         self.file_end = later(self.file_end, end);

@@ -61,6 +61,10 @@ impl<I: Io> Shard<I> {
             done = self.sync_and_release().await;
         }
         self.0.core.backlog.end_checkpoint(done.is_ok());
+        if done.is_err() {
+            // Whoever waits for room may have to give up.
+            self.0.room.set();
+        }
         done
     }
 

@@ -107,6 +107,9 @@ impl<I: Io> Shard<I> {
                         let why = format!("{full}, and holds the only copy of a failed partition");
                         return Err(io::Error::other(why));
                     }
+                    if self.0.stopping.is_set() && self.0.core.is_full() {
+                        return Err(io::Error::other(format!("{full}, and so is the disk")));
+                    }
                     self.0.core.checkpoint.set();
                     self.0.room.wait().await;
                 }

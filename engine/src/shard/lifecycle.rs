@@ -9,9 +9,9 @@ use super::Shard;
 use crate::checkpoint::Checkpoint;
 use crate::config::LogConfig;
 use crate::io::{Entry as Listed, File, Io, OpenMode};
-use crate::log::{Log, names};
+use crate::log::{Limits, Log, names};
 use crate::partition::core::OnEvent;
-use crate::partition::{self, Event, Opened, Partition};
+use crate::partition::{Event, Opened, Partition};
 use crate::producer::Producers;
 use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -121,6 +121,11 @@ impl Absent {
         // A line says that the creation is durable, which nobody knows of one that has none.
         let is_known = |line: &(TopicPartition, Offset)| line.1 > Offset::ZERO;
         (points.filter(is_known).collect(), starts.filter(is_known).collect())
+    }
+
+    /// It need not be there any more; whether it was lost, and whether it could not be opened.
+    fn forget(&mut self, name: &TopicPartition) -> (bool, bool) {
+        (self.lost.remove(name).is_some(), self.unopened.remove(name).is_some())
     }
 
     /// Those that were deleted until now.
@@ -278,7 +283,7 @@ impl<I: Io> Shard<I> {
         let io = self.io();
         let dir = self.0.settings.dir.join(name.to_string());
         io.create_dir(&dir)?;
-        let log = Log::create(io.clone(), &dir, Offset::ZERO, partition::limits(config))?;
+        let log = Log::create(io.clone(), &dir, Offset::ZERO, Limits::from(config))?;
         log.unsynced().sync().await?;
         // Its name is the last to be durable: with it the partition exists.
         let metadata = format!("version: 0\ntopic_id: {topic_id}\n");
@@ -293,18 +298,23 @@ impl<I: Io> Shard<I> {
     /// # Errors
     /// Those of the disk; the partition serves no more all the same.
     pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
-        if self.0.absent.borrow_mut().lost.remove(name).is_some() {
+        let io = self.io();
+        let dir = self.0.settings.dir.join(name.to_string());
+        let (is_lost, is_unopened) = self.0.absent.borrow_mut().forget(name);
+        let is_gone = || matches!(io.list(&dir), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        if is_lost && (!is_unopened || is_gone()) {
             let _checkpointing = self.0.checkpointing.lock().await;
             return self.write_checkpoints().await;
         }
         self.stop_serving(name);
-        let io = self.io();
         let gone = {
             // A file that is being made must not come into the directory of the next of that name.
             let _preparing = self.0.preparing.lock().await;
             let removed = self.0.partitions.borrow_mut().remove(name);
-            let Some(partition) = removed else { return Ok(()) };
-            let gone = self.rename_away(&partition, DELETE)?;
+            if removed.is_none() && !is_unopened {
+                return Ok(());
+            }
+            let gone = self.rename_away(name, DELETE)?;
             self.0.absent.borrow_mut().deleted.insert(name.clone(), gone.clone());
             gone
         };
@@ -329,13 +339,15 @@ impl<I: Io> Shard<I> {
         self.stop_serving(name);
         let _preparing = self.0.preparing.lock().await;
         let removed = self.0.partitions.borrow_mut().remove(name);
-        let Some(partition) = removed else { return Ok(None) };
+        if removed.is_none() {
+            return Ok(None);
+        }
         {
             // The directory stays, so it cannot tell for how long the files may speak of it.
             let _checkpointing = self.0.checkpointing.lock().await;
             self.write_checkpoints().await?;
         }
-        let gone = self.rename_away(&partition, STRAY)?;
+        let gone = self.rename_away(name, STRAY)?;
         self.io().sync_dir(&self.0.settings.dir).await?;
         Ok(Some(gone))
     }
@@ -348,9 +360,9 @@ impl<I: Io> Shard<I> {
 
     /// Gives the partition's directory a name that no partition has: a crash in the middle of the
     /// removal must not leave half of one.
-    fn rename_away(&self, partition: &Partition<I>, why: &str) -> io::Result<PathBuf> {
-        let dir = partition.mark_deleted();
-        let gone = dir.with_file_name(aside(partition.name(), self.io().random(), why));
+    fn rename_away(&self, name: &TopicPartition, why: &str) -> io::Result<PathBuf> {
+        let dir = self.0.settings.dir.join(name.to_string());
+        let gone = dir.with_file_name(aside(name, self.io().random(), why));
         self.io().rename(&dir, &gone)?;
         Ok(gone)
     }

@@ -13,9 +13,9 @@ use crate::io::{File, Io, OpenMode};
 use crate::journal::entry::{Item, Kind};
 use crate::journal::{self, Journal};
 use crate::log::recover::{Facts, Recovered, recover};
-use crate::log::{is_shortage, names};
+use crate::log::{Limits, is_shortage, names};
 use crate::partition::core::{Core, OnEvent};
-use crate::partition::{Event, Opened, Partition, limits};
+use crate::partition::{Event, Opened, Partition};
 use crate::producer::Producers;
 use crate::types::{Offset, ShardId, TopicId, TopicPartition};
 use rustc_hash::FxHashMap;
@@ -302,6 +302,7 @@ fn find_partitions<I: Io>(
     };
     let points = read(checkpoint::RECOVERY_POINTS, "every log is scanned")?;
     let starts = read(checkpoint::LOG_STARTS, "logs start at their first segment")?;
+    let cleaned = read(checkpoint::CLEANED, "a gap between two segments fences")?;
     let (mut found, mut absent) = (BTreeMap::new(), Absent::default());
     let mut unowned = Vec::new();
     let entries = io.list(dir)?;
@@ -348,6 +349,7 @@ fn find_partitions<I: Io>(
         let mut facts = Facts {
             log_start: starts.get(&name).copied().unwrap_or_default(),
             recovery_point: points.get(&name).copied().unwrap_or_default(),
+            cleaned: cleaned.get(&name).copied().unwrap_or_default(),
             was_clean,
             ..Facts::default()
         };
@@ -500,7 +502,7 @@ async fn open_partition<I: Io>(
     io: &I,
     found: &Found,
 ) -> io::Result<(Recovered<I>, Producers, Option<Offset>)> {
-    let limits = limits(&crate::config::LogConfig::default());
+    let limits = Limits::from(&crate::config::LogConfig::default());
     let recovered = recover(io, &found.dir, limits, &found.facts).await?;
     let mut snapshots: Vec<Offset> = Vec::new();
     for entry in io.list(&found.dir)? {
