@@ -11,6 +11,8 @@ use kariz_engine::{
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Far below the least step of preallocation, which is 64 KiB.
@@ -169,12 +171,21 @@ fn a_core_whose_disk_and_journal_are_full_comes_to_its_end() {
                 log.append(&batch(1)).unwrap();
             }
             let full = Rule::on(OpKind::Write, Fault::NoSpace);
-            io.set_faults(Faults::none().with(full.named(|p| p.contains("-checkpoint.tmp"))));
+            let tried = Arc::new(AtomicUsize::new(0));
+            let tries = Arc::clone(&tried);
+            let full = full.named(move |path| {
+                tries.fetch_add(usize::from(path.contains("recovery-point")), Ordering::Relaxed);
+                path.contains("-checkpoint.tmp")
+            });
+            io.set_faults(Faults::none().with(full));
             let batch = batch(50_000);
             while logs[0].append(&batch).is_ok() {
                 io.sleep(Duration::from_millis(1)).await;
             }
             assert!(logs[0].marks().durable < logs[0].marks().written, "the journal is full");
+            io.sleep(Duration::from_secs(5)).await;
+            let tried = tried.load(Ordering::Relaxed);
+            assert!(tried < 30, "{tried} tries to write a checkpoint for which there is no room");
             let ended = Rc::new(Cell::new(None));
             let end = Rc::clone(&ended);
             io.spawn(async move { end.set(Some(sim::close(&shard).await)) });

@@ -558,6 +558,12 @@ fn a_gap_that_a_compaction_has_left_is_none() {
         let found = world.boot(|io| async move { open(&io).await.1 }).done();
         assert_eq!(found.fenced.is_some(), is_fenced, "{cleaned}: {found:?}");
         world.kill();
+        if !is_fenced {
+            // Also if every log has to be scanned.
+            world.disk().remove("/data/recovery-point-offset-checkpoint").unwrap();
+            let found = world.boot(|io| async move { open(&io).await.1 }).done();
+            assert_eq!((found.fenced, found.log_end), (None, Offset(RECORDS)));
+        }
     }
 }
 
@@ -579,4 +585,13 @@ fn a_batch_that_the_next_segment_holds_is_cut_off() {
             check_reads(&shard.partition(&name()).unwrap(), RECORDS).await;
         })
         .done();
+    // Not so where a wrong base offset makes it look as if all before the next one were there.
+    let mut world = written(false);
+    let disk = world.disk();
+    let next: u8 = logs[1][10..].trim_end_matches(".log").parse().unwrap();
+    disk.flip(LOG, batch as u64 + 7, 1 ^ (next - 1)).unwrap();
+    disk.truncate("/data/kariz.journal", 0).unwrap();
+    write(&mut world, "/data/t-0/kariz.floor", format!("{RECORDS}\n").into_bytes());
+    let found = world.boot(|io| async move { open(&io).await.1 }).done();
+    assert!(found.fenced.is_some() && found.cut_bytes == 0, "{found:?}");
 }

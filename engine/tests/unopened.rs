@@ -116,6 +116,10 @@ fn one_that_cannot_be_opened_can_be_deleted_and_made_anew() {
             shard.delete(&name("t")).await.unwrap();
             let partition = create(&shard, "t").await.unwrap();
             assert_eq!(partition.marks().high_watermark, Offset(0));
+            let names = io.list(Path::new("/data")).unwrap().into_iter().map(|entry| entry.name);
+            let mut strays = names.filter(|n| n.starts_with("t-0.") && n.ends_with("-stray"));
+            let stray = Path::new("/data").join(strays.next().unwrap());
+            assert!(io.list(&stray).unwrap().iter().any(|entry| entry.name.ends_with(".log")));
             sim::close(&shard).await.unwrap();
         })
         .done();

@@ -100,6 +100,8 @@ struct Scanned<F> {
     end: Offset,
     /// Why the scan stopped before the end of the file.
     fault: Option<(u64, String)>,
+    /// What follows is in the next segment: here it was taken back, and the removal lost.
+    is_elsewhere: bool,
     /// The first byte of what is kept above the floor.
     above_floor: Option<u64>,
     epochs: Vec<(crate::types::LeaderEpoch, Offset)>,
@@ -144,7 +146,7 @@ pub(crate) async fn recover<I: Io>(
     while let Some(segment) = segments.next() {
         let (base, next) = (segment.base, segments.as_slice().first().map(|s| s.base));
         // A gap is where a file begins later than the one before it ends.
-        if base > expected {
+        if base > expected && base > facts.cleaned {
             match decide(Next::Gap, fence.is_some() || facts.promised(expected)) {
                 Action::Fence => {
                     fence.get_or_insert_with(|| format!("no records from {expected} to {base}"));
@@ -160,11 +162,10 @@ pub(crate) async fn recover<I: Io>(
         }
         let segment = scan_segment(io, dir, segment, next, limits, facts)?;
         expected = segment.end;
-        let fault = segment.fault.clone();
+        let (fault, is_elsewhere) = (segment.fault.clone(), segment.is_elsewhere);
         scanned.push(segment);
         if let Some((position, why)) = fault {
-            // What follows is in the next file: this was taken back, and its removal lost.
-            let is_promised = facts.promised(expected) && next != Some(expected);
+            let is_promised = facts.promised(expected) && !is_elsewhere;
             match decide(Next::Bad, fence.is_some() || is_promised) {
                 Action::Fence => {
                     fence.get_or_insert_with(|| format!("segment {base}: {why}"));
@@ -243,7 +244,9 @@ async fn segments<I: Io>(io: &I, dir: &Path, facts: &Facts) -> io::Result<Vec<Se
             continue;
         }
         // The log start was durable before any segment was unlinked, and not all of them may be.
-        if segment.base <= facts.log_start {
+        if segment.base <= facts.log_start && !kept.is_empty() {
+            // What begins the log then must be there for good.
+            io.sync_dir(dir).await?;
             for before in kept.drain(..) {
                 names::remove_if_there(io, &names::log(dir, before.base))?;
                 names::remove_indexes(io, dir, before.base)?;
@@ -320,6 +323,7 @@ fn scan_segment<I: Io>(
         index,
         end: base,
         fault: None,
+        is_elsewhere: false,
         above_floor: None,
         epochs: Vec::new(),
     };
@@ -328,6 +332,7 @@ fn scan_segment<I: Io>(
         match batches.at(scan.bytes, facts.recovery_point)? {
             Ok((header, _)) if next.is_some_and(|next| header.next_offset() > next) => {
                 let last = header.last_offset();
+                scan.is_elsewhere = next == Some(scan.end) && header.base_offset() >= scan.end;
                 scan.fault = Some((scan.bytes, format!("offset {last} is in the next segment")));
             }
             // The offset is under no CRC: one that leaves promised records out is not believed.

@@ -5,7 +5,7 @@ use crate::checkpoint::{ReplaceError, replace_cache, write_all};
 use crate::io::{Io, OpenMode, is_out_of_descriptors};
 use crate::journal::entry::{Entry, Item, Kind};
 use crate::log::retain::Retention;
-use crate::log::{Log, LogEnd, TruncateError, Unsynced, names};
+use crate::log::{Log, LogEnd, TruncateError, Unsynced, is_shortage, names};
 use crate::num;
 use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};
@@ -100,9 +100,7 @@ impl<I: Io> Checkpointed<I> {
                 Ok(()) => {}
                 // Told once, and perhaps here of what the log's own sync is to cover: the names in
                 // this directory.
-                Err(ReplaceError::Sync(error)) if !is_out_of_descriptors(&error) => {
-                    return Err(error);
-                }
+                Err(ReplaceError::Sync(error)) if !is_shortage(&error) => return Err(error),
                 // They can be read from the batches; the log must be synced all the same.
                 Err(error) => {
                     self.partition.0.state.borrow_mut().log.keep_epochs_changed();
@@ -115,10 +113,12 @@ impl<I: Io> Checkpointed<I> {
 }
 
 impl<I: Io> Partition<I> {
-    /// Has the next commit sync what is not in any: the bytes of a topic with `write.caching`.
+    /// Has the next commit sync what is in none: bytes that came under `write.caching`.
     pub(super) fn join_next_commit(&self) {
         let (state, core) = (&mut *self.0.state.borrow_mut(), &self.0.core);
-        if state.marks.is_write_caching() && state.membership == Membership::None {
+        let is_in_none =
+            state.marks.is_write_caching() || state.covered.offset < state.marks.written().offset;
+        if is_in_none && state.membership == Membership::None {
             state.membership = Membership::Files(0);
             core.group.borrow_mut().members.push(self.clone());
             core.dirty.set();

@@ -107,10 +107,13 @@ impl<I: Io> Shard<I> {
                         let why = format!("{full}, and holds the only copy of a failed partition");
                         return Err(io::Error::other(why));
                     }
-                    if self.0.stopping.is_set() && self.0.core.is_full() {
-                        return Err(io::Error::other(format!("{full}, and so is the disk")));
+                    // Then one is tried now and again, and each that fails is told here.
+                    if !self.0.core.is_full() {
+                        self.0.core.checkpoint.set();
+                    } else if self.0.stopping.is_set() {
+                        let why = format!("{full}, and no checkpoint can release any");
+                        return Err(io::Error::other(why));
                     }
-                    self.0.core.checkpoint.set();
                     self.0.room.wait().await;
                 }
             }

@@ -123,11 +123,6 @@ impl Absent {
         (points.filter(is_known).collect(), starts.filter(is_known).collect())
     }
 
-    /// It need not be there any more; whether it was lost, and whether it could not be opened.
-    fn forget(&mut self, name: &TopicPartition) -> (bool, bool) {
-        (self.lost.remove(name).is_some(), self.unopened.remove(name).is_some())
-    }
-
     /// Those that were deleted until now.
     pub(super) fn deleted(&self) -> Vec<TopicPartition> {
         self.deleted.keys().cloned().collect()
@@ -293,27 +288,32 @@ impl<I: Io> Shard<I> {
     }
 
     /// Deletes a partition: it stops serving at once, and its files are unlinked. Of one that is
-    /// lost ([`CreateError::Lost`]) it is forgotten that it ought to be there.
+    /// lost ([`CreateError::Lost`]) it is forgotten that it ought to be there; the files of one that
+    /// could not be opened stay, in a directory that says so.
     ///
     /// # Errors
     /// Those of the disk; the partition serves no more all the same.
     pub async fn delete(&self, name: &TopicPartition) -> io::Result<()> {
-        let io = self.io();
-        let dir = self.0.settings.dir.join(name.to_string());
-        let (is_lost, is_unopened) = self.0.absent.borrow_mut().forget(name);
-        let is_gone = || matches!(io.list(&dir), Err(e) if e.kind() == io::ErrorKind::NotFound);
-        if is_lost && (!is_unopened || is_gone()) {
+        if self.0.absent.borrow().unopened.contains_key(name) {
+            match self.rename_away(name, STRAY) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                renamed => drop(renamed?),
+            }
+            self.io().sync_dir(&self.0.settings.dir).await?;
+            self.0.absent.borrow_mut().unopened.remove(name);
+        }
+        if self.0.absent.borrow_mut().lost.remove(name).is_some() {
             let _checkpointing = self.0.checkpointing.lock().await;
             return self.write_checkpoints().await;
         }
         self.stop_serving(name);
+        let io = self.io();
         let gone = {
             // A file that is being made must not come into the directory of the next of that name.
             let _preparing = self.0.preparing.lock().await;
             let removed = self.0.partitions.borrow_mut().remove(name);
-            if removed.is_none() && !is_unopened {
-                return Ok(());
-            }
+            let Some(partition) = removed else { return Ok(()) };
+            partition.mark_deleted();
             let gone = self.rename_away(name, DELETE)?;
             self.0.absent.borrow_mut().deleted.insert(name.clone(), gone.clone());
             gone
@@ -339,9 +339,8 @@ impl<I: Io> Shard<I> {
         self.stop_serving(name);
         let _preparing = self.0.preparing.lock().await;
         let removed = self.0.partitions.borrow_mut().remove(name);
-        if removed.is_none() {
-            return Ok(None);
-        }
+        let Some(partition) = removed else { return Ok(None) };
+        partition.mark_deleted();
         {
             // The directory stays, so it cannot tell for how long the files may speak of it.
             let _checkpointing = self.0.checkpointing.lock().await;
