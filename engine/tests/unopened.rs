@@ -8,8 +8,10 @@ use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
 use kariz_engine::{
     LeaderEpoch, LogConfig, Mark, Offset, Partition, Shard, TopicId, TopicPartition, sim,
 };
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
 const RECORDS: i64 = 10;
 
@@ -157,4 +159,32 @@ fn one_whose_records_may_be_in_the_journal_alone_stops_the_start() {
             assert_eq!(end(&shard, "u"), Some(Offset(RECORDS)));
         })
         .done();
+}
+
+#[test]
+fn a_journal_that_is_gone_or_damaged_is_told() {
+    let slots = 8192;
+    for (clean, is_told) in [(false, true), (true, false)] {
+        for is_gone in [true, false] {
+            let mut world = written(clean);
+            if is_gone {
+                world.disk().remove("/data/kariz.journal").unwrap();
+            } else {
+                world.disk().truncate("/data/kariz.journal", 0).unwrap();
+                world.disk().truncate("/data/kariz.journal", slots).unwrap();
+            }
+            let told = Rc::new(RefCell::new(String::new()));
+            let tells = Rc::clone(&told);
+            world
+                .boot(move |io| async move {
+                    let on_event =
+                        Rc::new(move |event: &_| *tells.borrow_mut() += &format!("{event:?}"));
+                    let options = sim::Options { on_event, ..sim::Options::default() };
+                    sim::open(io, Path::new("/data"), options).await.unwrap();
+                })
+                .done();
+            let told = told.borrow().contains("kariz.journal is missing or damaged");
+            assert_eq!(told, is_told, "clean: {clean}, gone: {is_gone}");
+        }
+    }
 }

@@ -292,6 +292,15 @@ pub(crate) fn replay<I: Io>(
     }
 }
 
+/// Whether there is a journal at `path` that tells where it begins: one that was ever begun does,
+/// unless it was damaged.
+pub(crate) fn is_there<I: Io>(io: &I, path: &Path) -> io::Result<bool> {
+    match open(io, path, OpenMode::Read)? {
+        Some(file) => Ok(slots(&file)?.next().is_some()),
+        None => Ok(false),
+    }
+}
+
 /// Makes the journal at `path` durable if it speaks of a cut: an entry whose sync failed reads back
 /// all the same, and must not be obeyed now and gone at the next start.
 ///
