@@ -370,12 +370,10 @@ fn check_time_index(file: &Path, base: i64, seen: &[Seen], report: &mut Report) 
         let (timestamp, offset) = (number(timestamp), base + number(relative));
         let batch = seen.get(seen.partition_point(|batch| batch.last < offset));
         match batch {
-            Some(batch) if batch.base <= offset && timestamp <= batch.timestamp_max => (),
-            Some(batch) if batch.base <= offset => {
-                report.fault(
-                    file,
-                    format!("timestamp {timestamp} is not reached by offset {offset}"),
-                );
+            Some(batch) if batch.base <= offset && timestamp == batch.timestamp_max => (),
+            Some(Seen { base, timestamp_max, .. }) if *base <= offset => {
+                let what = format!("up to offset {offset} the largest is {timestamp_max}");
+                report.fault(file, format!("timestamp {timestamp}, and {what}"));
             }
             _ => report.fault(file, format!("no batch holds offset {offset}")),
         }

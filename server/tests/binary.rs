@@ -338,6 +338,12 @@ fn check_and_dump_find_damage() {
     let found = kariz(&["check"], dir.path());
     assert_eq!(found.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&found.stdout).contains("no batch begins at position 3"));
+    // A time index that rises, and is wrong.
+    std::fs::write(&index, []).unwrap();
+    std::fs::write(log.with_extension("timeindex"), [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).unwrap();
+    let found = kariz(&["check"], dir.path());
+    assert_eq!(found.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&found.stdout).contains("timestamp 1, and up to offset 0"));
 }
 
 #[test]
