@@ -49,3 +49,24 @@ fn whoever_waits_for_the_disk_waits_for_one_sync() {
             .done();
     }
 }
+
+/// Nor is one sat out for what came before it was turned off.
+#[test]
+fn what_came_before_it_was_turned_off_is_synced_for_who_waits() {
+    let main = |io: kariz_engine::io::sim::Sim| async move {
+        let opened = sim::open(io.clone(), Path::new("/data"), sim::Options::default());
+        let shard = opened.await.unwrap().0;
+        let mut config = LogConfig::default();
+        config.write_caching = true;
+        let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
+        let log = shard.create(&name, id, LeaderEpoch(0), config).await.unwrap();
+        let batch = Batch::build().record(None, None, &[], io.timestamp()).done().unwrap();
+        let span = log.append(&batch).unwrap();
+        log.reach(Mark::High, &span).await.unwrap();
+        log.configure(LogConfig::default());
+        let began = io.now();
+        log.reach(Mark::Durable, &span).await.unwrap();
+        assert!(io.now() - began < Duration::from_millis(100));
+    };
+    World::new(1, Faults::none()).boot(main).done();
+}

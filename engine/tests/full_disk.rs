@@ -6,7 +6,8 @@ use kariz_engine::batch::Batch;
 use kariz_engine::io::Io;
 use kariz_engine::io::sim::{Fault, Faults, OpKind, Rule, Sim, World};
 use kariz_engine::{
-    LeaderEpoch, LogConfig, Mark, Offset, Partition, ReachError, TopicId, TopicPartition, sim,
+    LeaderEpoch, LogConfig, Mark, Offset, Partition, ReachError, Shard, TopicId, TopicPartition,
+    sim,
 };
 use std::cell::Cell;
 use std::path::Path;
@@ -59,6 +60,16 @@ fn what_fits_is_written_although_the_step_ahead_of_it_does_not_fit() {
         .done();
 }
 
+async fn create(shard: &Shard<Sim>, partitions: i32) -> Vec<Partition<Sim>> {
+    let mut logs = Vec::new();
+    for i in 0..partitions {
+        let (name, id) = (TopicPartition::new("t", i), TopicId([1; 16]));
+        let config = LogConfig::default();
+        logs.push(shard.create(&name, id, LeaderEpoch(0), config).await.unwrap());
+    }
+    logs
+}
+
 /// Groups of all that gathered would be larger than what the journal is then.
 #[test]
 fn a_journal_that_found_no_room_to_grow_serves_and_grows_later() {
@@ -71,12 +82,7 @@ fn a_journal_that_found_no_room_to_grow_serves_and_grows_later() {
         .boot(|io| async move {
             let options = sim::Options { journal_bytes: 64 << 20, ..sim::Options::default() };
             let (shard, _) = sim::open(io.clone(), Path::new("/data"), options).await.unwrap();
-            let mut logs = Vec::new();
-            for i in 0..PARTITIONS {
-                let (name, id) = (TopicPartition::new("t", i), TopicId([1; 16]));
-                let config = LogConfig::default();
-                logs.push(shard.create(&name, id, LeaderEpoch(0), config).await.unwrap());
-            }
+            let logs = create(&shard, PARTITIONS).await;
             let journal_bytes = || disk.read("/data/kariz.journal").unwrap().len();
             assert!(journal_bytes() < 8 << 20, "{}", journal_bytes());
             for _ in 0..10 {
@@ -157,12 +163,7 @@ fn a_core_whose_disk_and_journal_are_full_comes_to_its_end() {
         .boot(|io| async move {
             let options = sim::Options::default();
             let (shard, _) = sim::open(io.clone(), Path::new("/data"), options).await.unwrap();
-            let mut logs = Vec::new();
-            for i in 0..PARTITIONS {
-                let (name, id) = (TopicPartition::new("t", i), TopicId([1; 16]));
-                let config = LogConfig::default();
-                logs.push(shard.create(&name, id, LeaderEpoch(0), config).await.unwrap());
-            }
+            let logs = create(&shard, PARTITIONS).await;
             let batch = |bytes| {
                 let payload = vec![7; bytes];
                 Batch::build().record(None, Some(&payload), &[], io.timestamp()).done().unwrap()

@@ -15,10 +15,6 @@ use tokio::task::yield_now;
 /// the head has to do.
 const INFLATED_BYTES_MAX: usize = 16 << 20;
 
-/// A lookup by time walks so many heads in one turn. Source: some 100 us, of batches that are in the
-/// page cache.
-const HEADS_A_TURN: usize = 1000;
-
 /// How much to read, and how long to wait for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Want {
@@ -298,20 +294,15 @@ impl<I: Io> Partition<I> {
         }
     }
 
-    /// The next batch whose head `is_wanted`; others have their turn in between.
+    /// The next batch whose head `is_wanted`.
     async fn find_next(
         &self,
         heads: &mut Heads<I::File>,
         mut is_wanted: impl FnMut(&Header) -> bool,
     ) -> Result<Option<FoundBatch>, ReadError> {
-        let mut walked = 0;
-        while let Some(batch) = heads.next().map_err(|e| self.damaged(e))? {
+        while let Some(batch) = heads.next_loaded().await.map_err(|e| self.damaged(e))? {
             if is_wanted(&batch.header) {
                 return Ok(Some(batch));
-            }
-            walked += 1;
-            if walked % HEADS_A_TURN == 0 {
-                yield_now().await;
             }
         }
         Ok(None)

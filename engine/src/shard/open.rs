@@ -131,12 +131,12 @@ impl<I: Io> Shard<I> {
         names::end_naming(&io, &dir)?;
         let mut found = find_partitions(&io, &dir, was_clean, &on_event)?;
         let journal_path = dir.join(journal::FILE_NAME);
+        let journal_entries = replay(&io, &journal_path, &mut found).await?;
         if !was_clean && !found.partitions.is_empty() && !journal::is_there(&io, &journal_path)? {
             let path = journal_path.display();
             let what = format!("{path} is missing or damaged: what only it held is lost");
             on_event(&Event::Warning { what });
         }
-        let journal_entries = replay(&io, &journal_path, &mut found).await?;
         found.check_unowned()?;
         let Listing { partitions, mut absent, .. } = found;
         let mut opened = Vec::new();
