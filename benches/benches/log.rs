@@ -37,7 +37,7 @@ impl Bed {
                 let mut config = LogConfig::default();
                 (config.write_caching, config.retention_bytes) = (write_caching, 1 << 30);
                 let id = TopicId([id; 16]);
-                shard.create(&name_of(shape), id, LeaderEpoch(0), config).await.expect("new");
+                shard.create_as(&name_of(shape), id, LeaderEpoch(0), config).await.expect("new");
             });
         }
         bed

@@ -9,7 +9,7 @@ use crate::io::Io as _;
 use crate::io::uring::Uring;
 use crate::partition::Event;
 use crate::partition::core::OnEvent;
-use crate::shard::{Closed, Handle, Job, Mailbox, RecoveryReport, Settings, Shard};
+use crate::shard::{Closed, Handle, Job, Mailbox, RecoveryReport, Settings, Shard, take_appends};
 use crate::types::{ShardId, TopicPartition};
 use directory::Directory;
 use std::collections::HashMap;
@@ -19,7 +19,6 @@ use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// How an engine is opened.
 #[derive(Clone)]
@@ -161,17 +160,11 @@ impl Engine {
         let directory = Arc::new(Directory::open(dir.as_ref(), &config)?);
         let cluster_id = directory.cluster_id().to_owned();
         let shards = u16::try_from(config.cpus.len()).map_err(|_| OpenError::Cores)?;
-        let mut senders = Vec::new();
-        let mut receivers = Vec::new();
-        for _ in 0..shards {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            senders.push(sender);
-            receivers.push(receiver);
-        }
-        let cores = Cores(Handle::new(senders));
+        let (handle, mailboxes) = Handle::new(shards);
+        let cores = Cores(handle);
         let mut threads = Vec::new();
         let mut opening = Vec::new();
-        for (i, (cpu, mailbox)) in (0..shards).zip(config.cpus.iter().zip(receivers)) {
+        for (i, (cpu, mailbox)) in (0..shards).zip(config.cpus.iter().zip(mailboxes)) {
             let settings = config.settings(ShardId(i), directory.shard(i));
             let start = Start {
                 cpu: *cpu,
@@ -340,9 +333,10 @@ impl Start {
                 Shard::open(io, settings, broker_id, &cluster_id, on_event).await?;
             shard.set_handle(handle);
             shard.start();
+            shard.spawn(take_appends(shard.clone(), mailbox.appends));
             // Whoever opens the engine waits for this, or has given up.
             let _gone = told.send(Ok(report));
-            while let Some(job) = mailbox.recv().await {
+            while let Some(job) = mailbox.jobs.recv().await {
                 match job {
                     Job::Run(job) => job(shard.clone()),
                     Job::Abandon => return Ok(()),

@@ -41,23 +41,31 @@
 //!
 //! # A page of code
 //!
+//! From any thread, here under tokio; a server runs on the cores themselves ([`Engine::serve`]).
+//!
 //! ```
-//! use kariz_engine::{Batch, Config, Engine, LeaderEpoch, LogConfig, Mark, ShardId, Timestamp, TopicId, TopicPartition};
+//! use kariz_engine::{Batch, Config, Engine, LogConfig, Mark, Offset, ShardId, TopicPartition, Want};
+//! use std::time::Duration;
 //! # let dir = std::env::temp_dir().join(format!("kariz-doc-{}", std::process::id()));
 //! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
 //! # runtime.block_on(async {
 //! let engine = Engine::open(&dir, Config::default())?;
-//! let end = engine.handle().on(ShardId(0), |shard| async move {
-//!     let name = TopicPartition::new("orders", 0);
-//!     let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
-//!     let orders = shard.create(&name, id, epoch, LogConfig::default()).await.unwrap();
-//!     let batch = Batch::build().record(None, Some(b"one coffee"), &[], Timestamp(1)).done().unwrap();
-//!     let span = orders.append(&batch).unwrap();
-//!     orders.reach(Mark::Durable, &span).await.unwrap();
-//!     span.end
-//! }).await?;
-//! assert_eq!(end.0, 1);
-//! engine.shutdown(std::time::Duration::from_secs(1))?;
+//! let (handle, orders) = (engine.handle(), TopicPartition::new("orders", 0));
+//! let name = orders.clone();
+//! let create = |shard: kariz_engine::Shard| async move {
+//!     shard.create(&name, LogConfig::default()).await.map(drop)
+//! };
+//! handle.on(ShardId(0), create).await??;
+//!
+//! let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+//! let span = handle.append(&orders, batch, Mark::Durable).await?;
+//! assert_eq!((span.base, span.end), (Offset(0), Offset(1)));
+//!
+//! let want = Want { max_bytes: 1 << 20, min_bytes: 1, wait: Duration::from_secs(1) };
+//! let batches = handle.read(&orders, span.base, want).await?.batches()?;
+//! let records = batches[0].records(1 << 20)?;
+//! assert_eq!(records.iter().next().unwrap()?.value, Some(&b"one coffee"[..]));
+//! engine.shutdown(Duration::from_secs(1))?;
 //! # std::fs::remove_dir_all(&dir)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })?;
@@ -86,11 +94,13 @@ pub use engine::{AppError, Config, Engine, OpenError, Recovery, ShutdownError};
 pub use log::TruncateError;
 pub use partition::{
     AppendError, Event, Found, Mark, Marks, Partition, Reach, ReachError, ReadError, Slice, Span,
-    TrimError, Want,
+    Tail, TrimError, Want, Written,
 };
 pub use producer::ProducerError;
-pub use shard::{Closed, CreateError, Handle, PartitionRecovery, RecoveryReport, Shard};
+pub use shard::{
+    Closed, CreateError, Handle, HandleError, NotHere, PartitionRecovery, RecoveryReport, Shard,
+};
 pub use types::{
-    Instant, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, ShardId, Timestamp, TopicId,
-    TopicPartition,
+    Instant, LeaderEpoch, NameError, Offset, ProducerEpoch, ProducerId, Sequence, ShardId,
+    Timestamp, TopicId, TopicPartition,
 };

@@ -168,11 +168,60 @@ pub struct TopicPartition {
     pub partition: i32,
 }
 
+/// Characters of the longest topic name. Source: Kafka; with `-` and a partition number it still
+/// is a file name of at most 255 bytes.
+const TOPIC_NAME_BYTES_MAX: usize = 249;
+
+/// Why a partition cannot be called so. Its name becomes a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// No character.
+    #[error("a topic's name must not be empty")]
+    Empty,
+    /// A directory of another meaning.
+    #[error("a topic cannot be called `.` or `..`: it becomes a directory")]
+    Dots,
+    /// More characters than Kafka takes.
+    #[error("a topic's name has at most {TOPIC_NAME_BYTES_MAX} characters")]
+    TooLong,
+    /// A character that Kafka does not take.
+    #[error("a topic's name has only letters, digits, `.`, `_` and `-`")]
+    Character,
+    /// A number below 0.
+    #[error("partitions are numbered from 0, not {0}")]
+    Partition(i32),
+}
+
+/// Checks the name of a topic, by Kafka's rules.
+///
+/// # Errors
+/// [`NameError`], but `Partition`.
+pub fn check_topic(name: &str) -> Result<(), NameError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    match name {
+        "" => Err(NameError::Empty),
+        "." | ".." => Err(NameError::Dots),
+        name if name.len() > TOPIC_NAME_BYTES_MAX => Err(NameError::TooLong),
+        name if !name.bytes().all(allowed) => Err(NameError::Character),
+        _ => Ok(()),
+    }
+}
+
 impl TopicPartition {
     /// Names partition `partition` of `topic`.
     #[must_use]
     pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
         Self { topic: topic.into(), partition }
+    }
+
+    /// Whether a partition can be called so.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn check(&self) -> Result<(), NameError> {
+        check_topic(&self.topic)?;
+        if self.partition < 0 { Err(NameError::Partition(self.partition)) } else { Ok(()) }
     }
 
     /// The partition whose directory is called `name`, if one can be.
@@ -212,6 +261,19 @@ mod tests {
     fn a_sequence_wraps_to_zero() {
         assert_eq!(Sequence(i32::MAX).plus(1), Sequence(0));
         assert_eq!(Sequence(i32::MAX - 1).plus(3), Sequence(1));
+    }
+
+    #[test]
+    fn only_names_that_are_safe_as_directories_pass() {
+        for good in ["a", "A.b_c-9", "...", &"x".repeat(249)] {
+            assert_eq!(check_topic(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "\u{e4}", "a\0", &"x".repeat(250)] {
+            assert!(check_topic(bad).is_err(), "{bad}");
+            assert!(TopicPartition::new(bad, 0).check().is_err(), "{bad}");
+        }
+        assert_eq!(TopicPartition::new("a", -1).check(), Err(NameError::Partition(-1)));
+        assert_eq!(TopicPartition::new("a", 0).check(), Ok(()));
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn append_after_waiting(fault: Rule) -> Result<(), AppendError> {
             let (shard, _) = sim::open(io.clone(), Path::new("/data"), options).await.unwrap();
             let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
             let partition =
-                shard.create(&name, id, LeaderEpoch(0), LogConfig::default()).await.unwrap();
+                shard.create_as(&name, id, LeaderEpoch(0), LogConfig::default()).await.unwrap();
             // Until the journal has its full size.
             io.sleep(Duration::from_secs(60)).await;
             io.set_faults(Faults::none().with(fault));

@@ -22,7 +22,7 @@ fn whoever_waits_for_the_disk_waits_for_one_sync() {
                 let mut config = LogConfig::default();
                 (config.write_caching, config.segment_bytes) = (true, 100_000);
                 let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
-                let log = shard.create(&name, id, LeaderEpoch(0), config).await.unwrap();
+                let log = shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap();
                 for i in 1..=RECORDS {
                     // Some go to the journal, some are too large for it.
                     let payload = vec![7; if i % 3 == 0 { 90_000 } else { 100 }];
@@ -59,7 +59,7 @@ fn what_came_before_it_was_turned_off_is_synced_for_who_waits() {
         let mut config = LogConfig::default();
         config.write_caching = true;
         let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
-        let log = shard.create(&name, id, LeaderEpoch(0), config).await.unwrap();
+        let log = shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap();
         let batch = Batch::build().record(None, None, &[], io.timestamp()).done().unwrap();
         let span = log.append(&batch).unwrap();
         log.reach(Mark::High, &span).await.unwrap();

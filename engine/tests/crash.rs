@@ -64,7 +64,7 @@ async fn create(shard: &Shard<Sim>, topic: &str, id: u8) -> Partition<Sim> {
     let mut config = LogConfig::default();
     config.segment_bytes = SEGMENT_BYTES;
     config.index_interval_bytes = 0;
-    shard.create(&name(topic), TopicId([id; 16]), LeaderEpoch(0), config).await.unwrap()
+    shard.create_as(&name(topic), TopicId([id; 16]), LeaderEpoch(0), config).await.unwrap()
 }
 
 /// Appends one record, and waits until it is durable if `promise`.
@@ -133,13 +133,13 @@ async fn live(io: Sim, told: Shared) {
 /// The next start: all that was promised is there, nothing else is, and there is room for more.
 async fn check(io: Sim, told: Shared) {
     let shard = open(&io).await;
-    let deleted = shard.partition(&name("deleted")).is_some();
+    let deleted = shard.partition(&name("deleted")).is_ok();
     match told.borrow().deleted {
         There::No => assert!(!deleted, "a deleted partition is back"),
         There::Yes => assert!(deleted, "a created partition is gone"),
         There::Perhaps => {}
     }
-    let Some(kept) = shard.partition(&name("kept")) else {
+    let Ok(kept) = shard.partition(&name("kept")) else {
         assert_ne!(told.borrow().kept, There::Yes, "a created partition is gone");
         return;
     };
@@ -165,7 +165,7 @@ async fn read(log: &Partition<Sim>) -> Vec<u8> {
             assert_eq!(end(&values), marks.written);
             return values;
         }
-        for batch in slice.batches().await.unwrap() {
+        for batch in slice.batches().unwrap() {
             for record in batch.records(1 << 20).unwrap().iter().map(Result::unwrap) {
                 assert_eq!(record.offset, end(&values));
                 let value = record.value.unwrap();

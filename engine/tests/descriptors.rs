@@ -26,8 +26,8 @@ async fn open(io: &Sim) -> (Shard<Sim>, Partition<Sim>) {
     config.segment_bytes = 2500;
     let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
     let partition = match shard.partition(&name) {
-        Some(partition) => partition,
-        None => shard.create(&name, id, LeaderEpoch(0), config).await.unwrap(),
+        Ok(partition) => partition,
+        Err(_) => shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap(),
     };
     (shard, partition)
 }

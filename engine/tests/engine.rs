@@ -47,11 +47,11 @@ async fn write(handle: &Handle, name: &TopicPartition, values: &[String], mark: 
     handle
         .on(ShardId(0), move |shard| async move {
             let partition = match shard.partition(&name) {
-                Some(partition) => partition,
-                None => {
+                Ok(partition) => partition,
+                Err(_) => {
                     let id = TopicId([7; 16]);
                     let config = LogConfig::default();
-                    shard.create(&name, id, LeaderEpoch(0), config).await.unwrap()
+                    shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap()
                 }
             };
             let mut end = Offset::ZERO;
@@ -74,10 +74,10 @@ async fn read(handle: &Handle, name: &TopicPartition) -> Vec<String> {
             let mut at = partition.marks().log_start;
             let mut values = Vec::new();
             while at < partition.marks().high_watermark {
-                let until = kariz_engine::io::Io::now(shard.io());
+                let wait = Duration::ZERO;
                 let slice =
-                    partition.read(at, Want { max_bytes: 100, min_bytes: 1, until }).await.unwrap();
-                for batch in slice.batches().await.unwrap() {
+                    partition.read(at, Want { max_bytes: 100, min_bytes: 1, wait }).await.unwrap();
+                for batch in slice.batches().unwrap() {
                     for record in batch.records(1 << 20).unwrap().iter() {
                         let record = record.unwrap();
                         values.push(String::from_utf8_lossy(record.value.unwrap()).into_owned());
@@ -141,7 +141,7 @@ fn an_engine_that_is_dropped_in_the_middle_of_its_work_leaves_no_file_open() {
         let append = handle.on(ShardId(0), move |shard| async move {
             let name = TopicPartition::new("t", round);
             let (id, epoch) = (TopicId([7; 16]), LeaderEpoch(0));
-            let partition = shard.create(&name, id, epoch, LogConfig::default()).await.unwrap();
+            let partition = shard.create_as(&name, id, epoch, LogConfig::default()).await.unwrap();
             // Written at the end of the turn, and not yet durable.
             partition.append(&batch("provisional")).unwrap();
         });

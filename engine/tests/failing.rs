@@ -38,7 +38,7 @@ fn leader_epochs_that_cannot_be_saved_stop_nobody_unless_a_sync_failed() {
                 let shard = open(&io).await;
                 let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
                 let partition =
-                    shard.create(&name(), id, epoch, LogConfig::default()).await.unwrap();
+                    shard.create_as(&name(), id, epoch, LogConfig::default()).await.unwrap();
                 for _ in 0..2 {
                     let batch = Batch::build().record(None, None, &[], io.timestamp());
                     let _unless_it_failed = partition.append(&batch.done().unwrap());
@@ -64,7 +64,7 @@ fn the_end_of_a_core_whose_disk_has_failed_is_an_error() {
             let mut config = LogConfig::default();
             config.write_caching = write_caching;
             let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
-            let partition = shard.create(&name(), id, epoch, config).await.unwrap();
+            let partition = shard.create_as(&name(), id, epoch, config).await.unwrap();
             io.set_faults(Faults::none().with(rule));
             let batch = Batch::build().record(None, None, &[], io.timestamp());
             partition.append(&batch.done().unwrap()).unwrap();
@@ -95,7 +95,7 @@ fn what_was_on_its_way_to_the_journal_when_a_partition_failed_leaves_no_hole() {
                 config.segment_bytes = 300;
                 config.retention_ms = -1;
                 let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
-                let partition = shard.create(&name(), id, epoch, config).await.unwrap();
+                let partition = shard.create_as(&name(), id, epoch, config).await.unwrap();
                 for i in 0..6 {
                     let batch = Batch::build().record(None, Some(&[7; 100]), &[], io.timestamp());
                     let _until_it_fails = partition.append(&batch.done().unwrap());
@@ -117,7 +117,7 @@ fn what_was_on_its_way_to_the_journal_when_a_partition_failed_leaves_no_hole() {
                 let mut at = Offset(0);
                 while at < partition.marks().high_watermark {
                     let slice = partition.slice(at, 1 << 20).await.unwrap();
-                    for batch in slice.batches().await.unwrap() {
+                    for batch in slice.batches().unwrap() {
                         assert_eq!(batch.header().base_offset(), at, "seed {seed}");
                         at = batch.header().next_offset();
                     }
@@ -142,7 +142,7 @@ fn what_a_partition_promised_before_it_was_fenced_outlives_the_journal() {
                     let mut config = LogConfig::default();
                     (config.segment_bytes, config.retention_ms) = (400, -1);
                     let (id, epoch) = (TopicId([1; 16]), LeaderEpoch(0));
-                    let log = shard.create(&name(), id, epoch, config).await.unwrap();
+                    let log = shard.create_as(&name(), id, epoch, config).await.unwrap();
                     for i in 0..BEFORE + 2 {
                         let batch =
                             Batch::build().record(None, Some(&[7; 100]), &[], io.timestamp());

@@ -30,7 +30,7 @@ fn what_fits_is_written_although_the_step_ahead_of_it_does_not_fit() {
             let name = TopicPartition::new("t", 0);
             let id = TopicId([1; 16]);
             let partition =
-                shard.create(&name, id, LeaderEpoch(0), LogConfig::default()).await.unwrap();
+                shard.create_as(&name, id, LeaderEpoch(0), LogConfig::default()).await.unwrap();
             // Until the journal has its full size: it takes room in steps of its own.
             io.sleep(Duration::from_secs(60)).await;
             disk.set_capacity(disk.used_bytes() + ROOM_BYTES);
@@ -65,7 +65,7 @@ async fn create(shard: &Shard<Sim>, partitions: i32) -> Vec<Partition<Sim>> {
     for i in 0..partitions {
         let (name, id) = (TopicPartition::new("t", i), TopicId([1; 16]));
         let config = LogConfig::default();
-        logs.push(shard.create(&name, id, LeaderEpoch(0), config).await.unwrap());
+        logs.push(shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap());
     }
     logs
 }
@@ -122,7 +122,7 @@ fn a_segment_that_went_to_make_room_does_not_come_back_from_the_journal() {
                 let mut config = LogConfig::default();
                 (config.segment_bytes, config.retention_bytes) = (1 << 20, 1 << 20);
                 let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
-                let log = shard.create(&name, id, LeaderEpoch(0), config).await.unwrap();
+                let log = shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap();
                 append(&io, &log, 100).await;
                 for _ in 0..6 {
                     append(&io, &log, 400_000).await;

@@ -47,7 +47,7 @@ fn look<T: Send + 'static>(
     let looked = handle.on(ShardId(0), move |shard| async move {
         let name = TopicPartition::new("t", 0);
         let (id, epoch) = (TopicId([7; 16]), LeaderEpoch(0));
-        let partition = shard.create(&name, id, epoch, config).await.unwrap();
+        let partition = shard.create_as(&name, id, epoch, config).await.unwrap();
         for some in batches.chunks(100) {
             let spans = some.iter().map(|batch| partition.append(batch).unwrap());
             partition.reach(Mark::High, &spans.last().unwrap()).await.unwrap();
@@ -106,7 +106,7 @@ fn a_read_that_no_index_helps_lets_others_have_their_turn() {
     (config.index_interval_bytes, config.max_message_bytes) = (u32::MAX, 2 << 20);
     let (found, turns) = look("read", batches, config, async |partition| {
         let slice = partition.slice(Offset(9), 1).await.unwrap();
-        slice.batches().await.unwrap()[0].header().base_offset()
+        slice.batches().unwrap()[0].header().base_offset()
     });
     assert_eq!(found, Offset(9));
     assert!(turns >= 8, "{turns} turns of another task while 10 MiB were walked");
@@ -123,7 +123,7 @@ fn a_lookup_goes_on_when_retention_takes_away_what_lies_before_it() {
         let mut config = LogConfig::default();
         (config.segment_bytes, config.retention_ms) = (400, -1);
         let (id, epoch) = (TopicId([7; 16]), LeaderEpoch(0));
-        let partition = shard.create(&name, id, epoch, config).await.unwrap();
+        let partition = shard.create_as(&name, id, epoch, config).await.unwrap();
         for _ in 0..30 {
             let span = partition.append(&lying_batch(WANTED)).unwrap();
             partition.reach(Mark::High, &span).await.unwrap();
@@ -150,22 +150,22 @@ fn at_the_end_of_an_older_segment_a_reader_waits_for_no_more() {
         config.segment_bytes = 1000;
         config.retention_ms = -1;
         let (id, epoch) = (TopicId([7; 16]), LeaderEpoch(0));
-        let partition = shard.create(&name, id, epoch, config).await.unwrap();
+        let partition = shard.create_as(&name, id, epoch, config).await.unwrap();
         for _ in 0..30 {
             let batch = Batch::build().record(None, Some(&[7; 100]), &[], Timestamp(1)).done();
             let span = partition.append(&batch.unwrap()).unwrap();
             partition.reach(Mark::High, &span).await.unwrap();
         }
         let began = io.now();
-        let until = began.plus(Duration::from_secs(60));
-        let want = Want { max_bytes: 1 << 20, min_bytes: 1 << 20, until };
+        let wait = Duration::from_secs(60);
+        let want = Want { max_bytes: 1 << 20, min_bytes: 1 << 20, wait };
         let slice = partition.read(Offset(0), want).await.unwrap();
         assert!(slice.is_followed() && slice.len() < 1000);
         assert!(io.now() - began < Duration::from_secs(1));
         // Behind the last there is nothing yet.
         let slice = partition.read(Offset(29), want).await.unwrap();
         assert!(!slice.is_followed() && !slice.is_empty());
-        assert!(io.now() >= until);
+        assert!(io.now() >= began.plus(wait));
     };
     world.boot(main).done();
 }

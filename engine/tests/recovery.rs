@@ -30,7 +30,7 @@ fn config() -> LogConfig {
 async fn open(io: &Sim) -> (Shard<Sim>, PartitionRecovery) {
     let (shard, report) =
         sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
-    if let Some(partition) = shard.partition(&name()) {
+    if let Ok(partition) = shard.partition(&name()) {
         partition.configure(config());
     }
     let found = report.partitions.into_iter().next();
@@ -57,7 +57,7 @@ fn written(clean: bool) -> World {
         .boot(move |io| async move {
             let (shard, _) =
                 sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
-            let log = shard.create(&name(), TopicId([1; 16]), LeaderEpoch(0), config()).await;
+            let log = shard.create_as(&name(), TopicId([1; 16]), LeaderEpoch(0), config()).await;
             let log = log.unwrap();
             for i in 0..RECORDS {
                 append(&log, i, Timestamp(io.timestamp().0 + i), true).await;
@@ -79,7 +79,7 @@ fn names(disk: &Disk, ending: &str) -> Vec<String> {
 async fn check_reads(log: &Partition<Sim>, end: i64) {
     for i in 0..end {
         let slice = log.slice(Offset(i), 1).await.unwrap();
-        let first = slice.batches().await.unwrap().remove(0);
+        let first = slice.batches().unwrap().remove(0);
         assert_eq!(first.header().base_offset(), Offset(i));
         let at = first.header().max_timestamp();
         assert_eq!(log.find(at).await.unwrap().unwrap().offset, Offset(i), "by its time");
@@ -110,8 +110,8 @@ fn rot_below_the_floor_fences_the_partition_and_cuts_nothing() {
                 // The other partitions serve.
                 let other = TopicPartition::new("other", 0);
                 let id = TopicId([2; 16]);
-                if shard.partition(&other).is_none() {
-                    shard.create(&other, id, LeaderEpoch(0), config()).await.unwrap();
+                if shard.partition(&other).is_err() {
+                    shard.create_as(&other, id, LeaderEpoch(0), config()).await.unwrap();
                 }
             })
             .done();
@@ -150,7 +150,7 @@ fn a_batch_at_a_wrong_offset_is_not_served_and_hides_no_other() {
                             if matches!(slice, Err(ReadError::Fenced(_))) {
                                 return;
                             }
-                            let found = slice.unwrap().batches().await.unwrap().remove(0);
+                            let found = slice.unwrap().batches().unwrap().remove(0);
                             let found = found.header().base_offset();
                             assert_eq!(found, Offset(wanted), "{harmed} is harmed");
                             assert_ne!(wanted, harmed, "it was served");
@@ -177,7 +177,7 @@ fn rot_in_a_sealed_segment_is_found_by_who_reads_it_and_fences_that_partition() 
                 let (shard, _) = opened.unwrap();
                 for (name, id) in [(name(), 1), (made, 2)] {
                     let id = TopicId([id; 16]);
-                    let log = shard.create(&name, id, LeaderEpoch(0), config()).await.unwrap();
+                    let log = shard.create_as(&name, id, LeaderEpoch(0), config()).await.unwrap();
                     for i in 0..RECORDS {
                         append(&log, i, Timestamp(io.timestamp().0 + i), true).await;
                     }
@@ -240,7 +240,7 @@ fn a_bad_end_above_the_floor_is_moved_aside() {
         .boot(move |io| async move {
             let (shard, _) =
                 sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
-            let log = shard.create(&name(), TopicId([1; 16]), LeaderEpoch(0), config()).await;
+            let log = shard.create_as(&name(), TopicId([1; 16]), LeaderEpoch(0), config()).await;
             let log = log.unwrap();
             append(&log, 0, Timestamp(1), true).await;
             append(&log, 1, Timestamp(2), false).await;
@@ -424,12 +424,12 @@ fn a_full_disk_stops_writes_and_not_the_core() {
             let options = sim::Options { on_event, ..sim::Options::default() };
             let (shard, _) = sim::open(io.clone(), Path::new("/data"), options).await.unwrap();
             let id = TopicId([1; 16]);
-            let log = shard.create(&name(), id, LeaderEpoch(0), config()).await.unwrap();
+            let log = shard.create_as(&name(), id, LeaderEpoch(0), config()).await.unwrap();
             let mut cached = config();
             cached.write_caching = true;
             let other = TopicPartition::new("cached", 0);
             let id = TopicId([2; 16]);
-            let cached = shard.create(&other, id, LeaderEpoch(0), cached).await.unwrap();
+            let cached = shard.create_as(&other, id, LeaderEpoch(0), cached).await.unwrap();
             for i in 0..RECORDS {
                 append(&log, i, Timestamp(i), true).await;
                 append(&cached, i, Timestamp(i), false).await;
@@ -472,7 +472,8 @@ fn a_clean_stop_saves_the_index_of_what_commits_have_synced() {
             let (shard, _) =
                 sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
             let (name, config) = (name(), LogConfig::default());
-            let log = shard.create(&name, TopicId([1; 16]), LeaderEpoch(0), config).await.unwrap();
+            let log =
+                shard.create_as(&name, TopicId([1; 16]), LeaderEpoch(0), config).await.unwrap();
             for bytes in [1, 300_000, 300_000, 300_000] {
                 // After the first there is a checkpoint, which has its epoch to save.
                 io.sleep(Duration::from_secs(60)).await;

@@ -31,7 +31,7 @@ async fn fill(
     (log.retention_ms, log.retention_bytes) = (-1, -1);
     config(&mut log);
     let name = TopicPartition::new("t", 0);
-    let partition = shard.create(&name, TopicId([1; 16]), LeaderEpoch(3), log).await.unwrap();
+    let partition = shard.create_as(&name, TopicId([1; 16]), LeaderEpoch(3), log).await.unwrap();
     for i in 0..records {
         let span = partition.append(&batch(i, io.timestamp())).unwrap();
         partition.reach(Mark::High, &span).await.unwrap();
@@ -51,7 +51,7 @@ fn a_record_is_found_by_its_offset_and_by_its_time_in_whichever_segment() {
         let (_shard, log) = fill(&io, 50, |_| {}).await;
         for i in 0..50 {
             let slice = log.slice(Offset(i), 1).await.unwrap();
-            let first = slice.batches().await.unwrap().remove(0);
+            let first = slice.batches().unwrap().remove(0);
             assert_eq!(first.header().base_offset(), Offset(i));
             assert_eq!(first.header().leader_epoch(), LeaderEpoch(3));
             let at = Timestamp(first.header().max_timestamp().0 - 1);
@@ -161,7 +161,7 @@ fn a_reader_keeps_what_retention_takes_away() {
             io.sleep(Duration::from_secs(1)).await;
         }
         assert!(log.marks().log_start > Offset(40));
-        let first = slice.batches().await.unwrap().remove(0);
+        let first = slice.batches().unwrap().remove(0);
         assert_eq!(first.header().base_offset(), log_start, "read from a file that has no name");
     });
 }
@@ -231,7 +231,7 @@ fn a_log_begins_where_retention_has_left_it_after_a_power_cut_too() {
                 let mut logs = Vec::new();
                 for i in 0..12 {
                     let (name, id) = (TopicPartition::new("t", i), TopicId([1; 16]));
-                    let made = shard.create(&name, id, LeaderEpoch(0), config.clone()).await;
+                    let made = shard.create_as(&name, id, LeaderEpoch(0), config.clone()).await;
                     logs.push(made.unwrap());
                 }
                 for _ in 0..10 + io.random() % 10 {

@@ -236,12 +236,12 @@ impl Session {
 
     async fn partition(&self, p: usize) -> Result<Partition<Sim>, Failed> {
         let (name, config) = (name(p), config(self.seed, p));
-        if let Some(partition) = self.shard.partition(&name) {
+        if let Ok(partition) = self.shard.partition(&name) {
             partition.configure(config);
             return Ok(partition);
         }
         let id = TopicId([u8::try_from(p).unwrap() + 1; 16]);
-        let made = self.shard.create(&name, id, LeaderEpoch(0), config).await?;
+        let made = self.shard.create_as(&name, id, LeaderEpoch(0), config).await?;
         assert_eq!(self.models.borrow().models[p].promised, 0, "{name}, promised, is made anew");
         Ok(made)
     }
@@ -256,7 +256,7 @@ impl Session {
             if slice.is_empty() {
                 return Ok(values);
             }
-            for batch in slice.batches().await? {
+            for batch in slice.batches()? {
                 let records = batch.records(1 << 20).unwrap();
                 for record in records.iter().map(Result::unwrap) {
                     if record.offset < at {
@@ -446,7 +446,7 @@ impl Session {
     /// The batch at `from` must be found by its timestamp: timestamps rise here.
     async fn look_by_time(&self, partition: &Partition<Sim>, from: Offset) -> Result<(), Failed> {
         let slice = partition.slice(from, 1).await?;
-        let Some(first) = slice.batches().await?.into_iter().next() else { return Ok(()) };
+        let Some(first) = slice.batches()?.into_iter().next() else { return Ok(()) };
         let (at, last) = (first.header().max_timestamp(), first.header().last_offset());
         let found = partition.find(at).await?;
         let right = found.is_some_and(|found| found.timestamp >= at && found.offset <= last);

@@ -25,7 +25,7 @@ async fn create(shard: &Shard<Sim>) -> Partition<Sim> {
     let mut config = LogConfig::default();
     config.segment_bytes = SEGMENT_BYTES;
     let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
-    shard.create(&name, id, LeaderEpoch(0), config).await.unwrap()
+    shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap()
 }
 
 /// Appends a batch durably; whether there was room for it.
@@ -81,7 +81,7 @@ fn a_roll_makes_no_file() {
         }
         io.set_faults(Faults::none());
         for i in 0..205 {
-            let first = partition.slice(Offset(i), 1).await.unwrap().batches().await.unwrap();
+            let first = partition.slice(Offset(i), 1).await.unwrap().batches().unwrap();
             assert_eq!(first[0].header().base_offset(), Offset(i));
         }
     });

@@ -26,7 +26,7 @@ async fn create(shard: &Shard<Sim>, topic: &str, segment_bytes: u64) -> Partitio
     let mut config = LogConfig::default();
     config.segment_bytes = segment_bytes;
     let id = TopicId(shard.io().random().to_be_bytes().repeat(2).try_into().unwrap());
-    shard.create(&TopicPartition::new(topic, 0), id, LeaderEpoch(0), config).await.unwrap()
+    shard.create_as(&TopicPartition::new(topic, 0), id, LeaderEpoch(0), config).await.unwrap()
 }
 
 /// Appends a batch of some `bytes` durably; whether there was room for it.

@@ -24,7 +24,7 @@ async fn create(io: &Sim, shard: &Shard<Sim>, records: i64) -> Partition<Sim> {
     let mut config = LogConfig::default();
     config.segment_bytes = SEGMENT_BYTES;
     let (name, id) = (TopicPartition::new("t", 0), TopicId([1; 16]));
-    let partition = shard.create(&name, id, LeaderEpoch(0), config).await.unwrap();
+    let partition = shard.create_as(&name, id, LeaderEpoch(0), config).await.unwrap();
     for _ in 0..records {
         append(io, &partition, BEFORE).await;
     }
@@ -54,7 +54,7 @@ fn whoever_reads_what_is_cut_sees_that_or_an_error_and_never_what_came_after() {
                     append(&io, &partition, AFTER).await;
                 }
                 for slice in held {
-                    for batch in slice.batches().await.unwrap_or_default() {
+                    for batch in slice.batches().unwrap_or_default() {
                         let records = batch.records(1 << 20).unwrap();
                         for value in records.iter().map(|record| record.unwrap().value.unwrap()) {
                             assert_eq!(*value, [BEFORE; 100], "cut at {to}");
@@ -64,7 +64,7 @@ fn whoever_reads_what_is_cut_sees_that_or_an_error_and_never_what_came_after() {
                 let end = partition.marks().high_watermark;
                 assert_eq!(end, Offset(to + RECORDS));
                 let last = partition.slice(end.plus(-1), 1).await.unwrap();
-                let last = last.batches().await.unwrap().remove(0);
+                let last = last.batches().unwrap().remove(0);
                 let records = last.records(1 << 20).unwrap();
                 assert_eq!(*records.iter().next().unwrap().unwrap().value.unwrap(), [AFTER; 100]);
             })

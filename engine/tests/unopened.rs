@@ -25,7 +25,7 @@ async fn open(io: &Sim) -> io::Result<Shard<Sim>> {
 
 async fn create(shard: &Shard<Sim>, topic: &str) -> Result<Partition<Sim>, String> {
     let id = TopicId([topic.as_bytes()[0]; 16]);
-    let created = shard.create(&name(topic), id, LeaderEpoch(0), LogConfig::default()).await;
+    let created = shard.create_as(&name(topic), id, LeaderEpoch(0), LogConfig::default()).await;
     created.map_err(|error| error.to_string())
 }
 
@@ -58,7 +58,7 @@ fn written(clean: bool) -> World {
 
 /// How far `topic` goes, if it is there.
 fn end(shard: &Shard<Sim>, topic: &str) -> Option<Offset> {
-    shard.partition(&name(topic)).map(|partition| partition.marks().high_watermark)
+    shard.partition(&name(topic)).ok().map(|partition| partition.marks().high_watermark)
 }
 
 fn on_t(end: &'static str) -> Rule {

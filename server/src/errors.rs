@@ -37,6 +37,7 @@ pub(crate) fn append(error: &AppendError) -> ErrorCode {
         AppendError::Producer(why) => producer(why),
         AppendError::Full | AppendError::Failed(_) => ErrorCode::KafkaStorageError,
         AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
+        AppendError::Closed => ErrorCode::NotLeaderOrFollower,
     }
 }
 
@@ -60,7 +61,9 @@ pub(crate) fn reach(error: &ReachError) -> ErrorCode {
 pub(crate) fn read(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-        ReadError::Fenced(_) | ReadError::Io(_) => ErrorCode::KafkaStorageError,
+        ReadError::Fenced(_) | ReadError::Ended(_) | ReadError::Io(_) => {
+            ErrorCode::KafkaStorageError
+        }
         ReadError::Deleted => ErrorCode::UnknownTopicOrPartition,
     }
 }

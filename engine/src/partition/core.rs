@@ -3,8 +3,8 @@
 //!
 //! The shard's tasks run it; partitions only put themselves on its lists.
 
-use super::Partition;
 use super::backlog::Backlog;
+use super::{AppendError, Partition};
 use crate::futures::Signal;
 use crate::io::Io;
 use crate::journal::entry::Entry;
@@ -14,6 +14,7 @@ use crate::types::{Instant, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Staging buffers kept for reuse.
 const POOL_MAX: usize = 64;
@@ -104,8 +105,10 @@ pub(crate) struct Core<I: Io> {
     pub(crate) checkpoint: Signal,
     /// A checkpoint found the disk full, or no descriptor: no writes are taken until one succeeds.
     is_full: Cell<bool>,
+    /// The core ends: what came now would be missing in what its end notes.
+    is_closing: Cell<bool>,
     /// Why this core takes no writes any more.
-    failed: RefCell<Option<Rc<str>>>,
+    failed: RefCell<Option<Arc<str>>>,
     pool: RefCell<Vec<Staging>>,
 }
 
@@ -138,6 +141,7 @@ impl<I: Io> Core<I> {
             backlog: Backlog::new(dirty_bytes_max),
             checkpoint: Signal::default(),
             is_full: Cell::new(false),
+            is_closing: Cell::new(false),
             failed: RefCell::default(),
             pool: RefCell::default(),
         }
@@ -218,6 +222,20 @@ impl<I: Io> Core<I> {
         self.is_full.get()
     }
 
+    /// Takes no more appends.
+    pub(crate) fn close(&self) {
+        self.is_closing.set(true);
+    }
+
+    /// Whether appends are taken now.
+    pub(super) fn check_open(&self) -> Result<(), AppendError> {
+        match (self.is_closing.get(), self.is_full()) {
+            (true, _) => Err(AppendError::Closed),
+            (_, true) => Err(AppendError::Full),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn set_full(&self, why: Option<&io::Error>) {
         if let (false, Some(error)) = (self.is_full.replace(why.is_some()), why) {
             let what = format!("a checkpoint could not be made, and will be tried again: {error}");
@@ -239,7 +257,7 @@ impl<I: Io> Core<I> {
         }
     }
 
-    pub(crate) fn failure(&self) -> Option<Rc<str>> {
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
         self.failed.borrow().clone()
     }
 

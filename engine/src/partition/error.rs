@@ -4,13 +4,25 @@ use crate::batch::Fault;
 use crate::producer::ProducerError;
 use crate::types::Offset;
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
+
+/// Whether the records of an append that failed may be in the log all the same. A protocol has to
+/// choose between "failed" and "unknown" by it; an idempotent producer may always try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// They are not there, and never will be.
+    No,
+    /// They may be, now or after the next start.
+    Maybe,
+}
 
 /// Why a batch was not appended. Nothing of it is in the log.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// The batch is longer than `max.message.bytes`.
-    #[error("a batch of {bytes} bytes is larger than max.message.bytes={max}")]
+    #[error(
+        "a batch of {bytes} bytes is larger than max.message.bytes={max}: send smaller ones, or raise that"
+    )]
     TooLarge {
         /// Its length.
         bytes: usize,
@@ -18,7 +30,9 @@ pub enum AppendError {
         max: usize,
     },
     /// The batch does not fit in any segment of `segment.bytes`.
-    #[error("a batch of {bytes} bytes is larger than segment.bytes={max}")]
+    #[error(
+        "a batch of {bytes} bytes is larger than segment.bytes={max}: send smaller ones, or raise that"
+    )]
     LargerThanSegment {
         /// Its length.
         bytes: usize,
@@ -39,7 +53,10 @@ pub enum AppendError {
     Full,
     /// The partition's disk failed, or its log is damaged: reopen it.
     #[error("the partition takes no writes: {0}")]
-    Failed(Rc<str>),
+    Failed(Arc<str>),
+    /// The engine is shutting down.
+    #[error("the engine is shutting down; nothing was written")]
+    Closed,
     /// The partition was deleted.
     #[error("the partition was deleted")]
     Deleted,
@@ -53,10 +70,21 @@ pub enum ReachError {
     Full,
     /// The disk failed: the batch may or may not survive.
     #[error("the partition failed before the batch was safe: {0}")]
-    Failed(Rc<str>),
+    Failed(Arc<str>),
     /// The partition was deleted meanwhile.
     #[error("the partition was deleted")]
     Deleted,
+}
+
+impl ReachError {
+    /// Whether the records may be in the log all the same.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        match self {
+            Self::Full | Self::Deleted => Written::No,
+            Self::Failed(_) => Written::Maybe,
+        }
+    }
 }
 
 /// Why nothing could be read.
@@ -74,7 +102,10 @@ pub enum ReadError {
     },
     /// The log is damaged: restore the partition, or delete it.
     #[error("the partition is fenced: {0}")]
-    Fenced(Rc<str>),
+    Fenced(Arc<str>),
+    /// The disk failed: all that was readable has been read, and no more comes.
+    #[error("the partition takes no writes, so nothing more comes to read: {0}")]
+    Ended(Arc<str>),
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -15,14 +15,18 @@ pub(crate) mod core;
 mod error;
 mod reach;
 mod read;
+mod slice;
+mod tail;
 mod upkeep;
 mod waiters;
 pub(crate) mod watermarks;
 
 pub use core::Event;
-pub use error::{AppendError, ReachError, ReadError, TrimError};
+pub use error::{AppendError, ReachError, ReadError, TrimError, Written};
 pub use reach::{Reach, Span};
-pub use read::{Found, Slice, Want};
+pub use read::{Found, Want};
+pub use slice::Slice;
+pub use tail::Tail;
 pub use watermarks::Marks;
 
 pub(crate) use reach::any;
@@ -42,6 +46,7 @@ use crate::types::{Instant, LeaderEpoch, Offset, Timestamp, TopicId, TopicPartit
 use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use waiters::Waiters;
 use watermarks::Watermarks;
 
@@ -84,9 +89,9 @@ struct Inner<I: Io> {
 enum Health {
     Good,
     /// The disk failed: no write and no ack; what was readable stays so.
-    Failed(Rc<str>),
+    Failed(Arc<str>),
     /// The log is damaged: nothing at all.
-    Fenced(Rc<str>),
+    Fenced(Arc<str>),
     Deleted,
 }
 
@@ -94,7 +99,7 @@ impl Health {
     fn readable(&self) -> Result<(), ReadError> {
         match self {
             Self::Good | Self::Failed(_) => Ok(()),
-            Self::Fenced(reason) => Err(ReadError::Fenced(Rc::clone(reason))),
+            Self::Fenced(reason) => Err(ReadError::Fenced(Arc::clone(reason))),
             Self::Deleted => Err(ReadError::Deleted),
         }
     }
@@ -103,7 +108,7 @@ impl Health {
         match self {
             Self::Good => Ok(()),
             Self::Failed(reason) | Self::Fenced(reason) => {
-                Err(AppendError::Failed(Rc::clone(reason)))
+                Err(AppendError::Failed(Arc::clone(reason)))
             }
             Self::Deleted => Err(AppendError::Deleted),
         }
@@ -133,7 +138,7 @@ struct State<I: Io> {
     waiters: Waiters,
     health: Health,
     /// Why its files take nothing any more; it may be fenced besides.
-    disk_failure: Option<Rc<str>>,
+    disk_failure: Option<Arc<str>>,
     membership: Membership,
     /// Up to here the journal's entries, with the one that gathers, or the partition's own files
     /// hold every byte: only what follows it may go into the journal.
@@ -268,9 +273,9 @@ impl<I: Io> Partition<I> {
 
     /// Why it does not serve, if so.
     #[must_use]
-    pub fn failure(&self) -> Option<Rc<str>> {
+    pub fn failure(&self) -> Option<Arc<str>> {
         match &self.0.state.borrow().health {
-            Health::Failed(reason) | Health::Fenced(reason) => Some(Rc::clone(reason)),
+            Health::Failed(reason) | Health::Fenced(reason) => Some(Arc::clone(reason)),
             Health::Good | Health::Deleted => None,
         }
     }
@@ -287,9 +292,7 @@ impl<I: Io> Partition<I> {
         if let Some(reason) = inner.core.failure() {
             return Err(AppendError::Failed(reason));
         }
-        if inner.core.is_full() {
-            return Err(AppendError::Full);
-        }
+        inner.core.check_open()?;
         if state.is_cutting {
             return Err(AppendError::Failed("it is being cut back".into()));
         }
@@ -384,7 +387,7 @@ impl<I: Io> Partition<I> {
             return Ok(true);
         }
         if let Health::Failed(reason) | Health::Fenced(reason) = &state.health {
-            return Err(ReachError::Failed(Rc::clone(reason)));
+            return Err(ReachError::Failed(Arc::clone(reason)));
         }
         if let Some(reason) = self.0.core.failure() {
             return Err(ReachError::Failed(reason));
@@ -406,9 +409,9 @@ impl<I: Io> Partition<I> {
     }
 
     /// Stops serving: the log is damaged.
-    fn fence(&self, reason: &Rc<str>) {
+    fn fence(&self, reason: &Arc<str>) {
         let state = &mut *self.0.state.borrow_mut();
-        self.0.stop(state, Health::Fenced(Rc::clone(reason)), reason);
+        self.0.stop(state, Health::Fenced(Arc::clone(reason)), reason);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Mark, Partition, ReachError};
 use crate::io::Io;
+use crate::io::uring::Uring;
 use crate::types::{Instant, Offset, Timestamp};
 use std::future::Future;
 use std::pin::Pin;
@@ -24,7 +25,7 @@ pub struct Span {
 
 /// A future: ready once `mark` has come to the end that is waited for. Asks for the commit that
 /// it needs. Dropping it is cancelling it.
-pub struct Reach<I: Io> {
+pub struct Reach<I: Io = Uring> {
     pub(super) partition: Partition<I>,
     pub(super) mark: Mark,
     pub(super) span: Span,

@@ -1,14 +1,13 @@
 //! Reading: pinned file slices below the high watermark.
 
-use super::{Health, Mark, Partition, ReadError, State};
+use super::{Health, Mark, Partition, ReadError, Slice, State};
 use crate::batch::{Batch, Header, RecordFault};
-use crate::io::{File, Io};
+use crate::io::Io;
 use crate::log::read::TimeSeek;
 use crate::log::scan::{Found as FoundBatch, Heads, ScanError};
 use crate::num;
 use crate::types::{Instant, LeaderEpoch, Offset, Timestamp};
-use bytes::Bytes;
-use std::io;
+use std::time::Duration;
 use tokio::task::yield_now;
 
 /// A compressed batch is inflated to at most this to look for a timestamp in it; of a larger one
@@ -23,87 +22,7 @@ pub struct Want {
     /// Wait for at least so many bytes, ...
     pub min_bytes: usize,
     /// ... but not longer than this.
-    pub until: Instant,
-}
-
-/// A range of whole stored bytes: one segment's, below the high watermark, beginning with the
-/// batch that holds the offset asked for. It may end inside a batch. It pins its file: neither
-/// retention nor deletion takes the bytes away while it lives.
-#[derive(Clone)]
-pub struct Slice<I: Io> {
-    file: I::File,
-    position: u64,
-    len: usize,
-    is_followed: bool,
-}
-
-impl<I: Io> Slice<I> {
-    /// Its length in bytes; 0 if there is nothing to read yet.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is nothing to read yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether it lies in an older segment: more follows that no slice from here on will have.
-    #[must_use]
-    pub fn is_followed(&self) -> bool {
-        self.is_followed
-    }
-
-    /// The segment file.
-    #[must_use]
-    pub fn file(&self) -> &I::File {
-        &self.file
-    }
-
-    /// Where in that file the slice begins.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// Brings its pages into the page cache, so that sending them does not wait for the disk.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub async fn load(&self) -> io::Result<()> {
-        self.file.load(self.position, self.len).await
-    }
-
-    /// Its whole batches, for protocols that do not speak RecordBatch.
-    ///
-    /// # Errors
-    /// Those of the disk, and damage.
-    pub async fn batches(&self) -> Result<Vec<Batch>, ReadError> {
-        self.load().await?;
-        let mut bytes = vec![0; self.len];
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|r| !r.is_empty()) {
-            match self.file.read_at(rest, self.position + filled as u64)? {
-                0 => break,
-                n => filled += n,
-            }
-        }
-        bytes.truncate(filled);
-        let bytes = Bytes::from(bytes);
-        let mut batches = Vec::new();
-        let mut at = 0;
-        while let Some(len) = crate::batch::announced_bytes(bytes.get(at..).unwrap_or_default()) {
-            if at + len > bytes.len() {
-                break;
-            }
-            let batch = Batch::from_stored(bytes.slice(at..at + len));
-            batches.push(batch.map_err(|fault| ReadError::Fenced(fault.to_string().into()))?);
-            at += len;
-        }
-        Ok(batches)
-    }
+    pub wait: Duration,
 }
 
 /// A record that was looked for by its timestamp.
@@ -162,27 +81,40 @@ impl<I: Io> Partition<I> {
         }
     }
 
-    /// As [`Partition::slice`], but waits for `want.min_bytes`, or until `want.until`; not in an
-    /// older segment, where no slice grows any more ([`Slice::is_followed`]).
+    /// As [`Partition::slice`], but waits for `want.min_bytes`, or for `want.wait`; not in an older
+    /// segment, where no slice grows any more ([`Slice::is_followed`]). Its pages are in memory when
+    /// it comes.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn read(&self, from: Offset, want: Want) -> Result<Slice<I>, ReadError> {
+        let until = self.0.core.io.now().plus(want.wait);
+        let slice = self.wait_for(from, want, until).await?;
+        slice.load().await?;
+        Ok(slice)
+    }
+
+    async fn wait_for(
+        &self,
+        from: Offset,
+        want: Want,
+        until: Instant,
+    ) -> Result<Slice<I>, ReadError> {
         loop {
             let seen = self.marks().high_watermark;
             let slice = self.slice(from, want.max_bytes).await?;
             let io = &self.0.core.io;
             let is_enough = slice.len() >= want.min_bytes.min(want.max_bytes);
-            if is_enough || slice.is_followed() || io.now() >= want.until {
+            if is_enough || slice.is_followed() || io.now() >= until {
                 return Ok(slice);
             }
             let more = self.reach_offset(Mark::High, seen.max(from).plus(1));
-            match crate::futures::either(more, io.sleep_until(want.until)).await {
+            match crate::futures::either(more, io.sleep_until(until)).await {
                 crate::futures::Either::Left(Ok(())) => {}
                 crate::futures::Either::Left(Err(_)) => {
                     // What reads here in a loop must not go round in no time: nothing more comes.
                     if self.check_readable().is_ok() && !self.can_grow() {
-                        io.sleep_until(want.until).await;
+                        io.sleep_until(until).await;
                     }
                     return self.slice(from, want.max_bytes).await;
                 }
@@ -321,7 +253,8 @@ impl<I: Io> Partition<I> {
             is_followed: false,
         };
         let start = self.marks().log_start;
-        for batch in whole.batches().await? {
+        whole.load().await?;
+        for batch in whole.batches()? {
             let header = batch.header();
             let leader_epoch = header.leader_epoch();
             match first_record(&batch, wanted, start) {
@@ -344,7 +277,7 @@ impl<I: Io> Partition<I> {
         match error {
             ScanError::Io(e) => ReadError::Io(e),
             fault @ ScanError::Fault { .. } => {
-                let reason: std::rc::Rc<str> = fault.to_string().into();
+                let reason: std::sync::Arc<str> = fault.to_string().into();
                 self.fence(&reason);
                 ReadError::Fenced(reason)
             }

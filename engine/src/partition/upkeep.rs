@@ -11,7 +11,7 @@ use crate::producer::Producers;
 use crate::types::{Offset, Timestamp};
 use std::io;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// A partition's share of a commit that is under way.
 pub(crate) struct Commit<I: Io> {
@@ -228,7 +228,7 @@ impl<I: Io> Partition<I> {
     }
 
     /// Why its disk takes nothing any more, if so.
-    pub(crate) fn disk_failure(&self) -> Option<Rc<str>> {
+    pub(crate) fn disk_failure(&self) -> Option<Arc<str>> {
         let state = self.0.state.borrow();
         state.disk_failure.as_ref().map(|reason| format!("{}: {reason}", self.name()).into())
     }

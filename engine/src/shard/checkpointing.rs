@@ -135,7 +135,7 @@ impl<I: Io> Shard<I> {
             checkpoint::write(io, dir, checkpoint::LOG_STARTS, &starts).await?;
         }
         for (name, start) in starts {
-            if let Some(partition) = self.partition(&name)
+            if let Ok(partition) = self.partition(&name)
                 && let Err(error) = partition.delete_before(start)
             {
                 partition.warn(&format!("its old segments were not unlinked: {error}"));
@@ -231,6 +231,7 @@ impl<I: Io> Shard<I> {
     /// not made durable cannot be any more.
     pub(crate) async fn close(&self) -> io::Result<()> {
         self.0.stopping.set();
+        self.0.core.close();
         {
             let _committing = self.0.committing.lock().await;
             self.commit(Entry::new()).await;

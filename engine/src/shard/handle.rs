@@ -1,7 +1,15 @@
-//! Reaching a core from any thread. For control traffic: nothing of this is on the data path.
+//! Reaching a core from any thread: programs on plain tokio, control traffic between cores. A server
+//! that runs on the cores needs nothing of this on its data path.
 
-use super::Shard;
-use crate::types::ShardId;
+use super::owners::Owners;
+use super::remote::{Queue, RemoteAppend};
+use super::{NotHere, Shard};
+use crate::batch::Batch;
+use crate::io::uring::Uring;
+use crate::partition::{
+    AppendError, Mark, Partition, ReachError, ReadError, Slice, Span, Want, Written,
+};
+use crate::types::{Offset, ShardId, TopicPartition};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +19,45 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the engine has shut down")]
 pub struct Closed;
+
+/// Why what was asked from another thread was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// The engine has shut down, or did so before it answered.
+    #[error("the engine has shut down; what was not answered may have been written")]
+    Closed,
+    /// There is no such partition: create it, on the core where it is to live.
+    #[error("there is no partition {0}")]
+    Unknown(TopicPartition),
+    /// It was not appended.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// It was appended, and did not come as far as was asked.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    /// It was not read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl HandleError {
+    /// Whether the records of an append may be in the log after all.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        match self {
+            Self::Closed => Written::Maybe,
+            Self::Reach(error) => error.written(),
+            Self::Unknown(_) | Self::Append(_) | Self::Read(_) => Written::No,
+        }
+    }
+}
+
+impl From<Closed> for HandleError {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
 
 /// What a core is sent.
 pub(crate) enum Job {
@@ -22,21 +69,96 @@ pub(crate) enum Job {
     Abandon,
 }
 
-pub(crate) type Mailbox = mpsc::UnboundedReceiver<Job>;
+/// What a core takes from other threads.
+pub(crate) struct Mailbox {
+    pub(crate) jobs: mpsc::UnboundedReceiver<Job>,
+    pub(crate) appends: mpsc::UnboundedReceiver<RemoteAppend>,
+}
 
 /// A way to every core of an engine. Cheap to clone, and at home on any thread.
 #[derive(Clone, Default)]
-pub struct Handle(Arc<[mpsc::UnboundedSender<Job>]>);
+pub struct Handle(Arc<Cores>);
+
+#[derive(Default)]
+struct Cores {
+    cores: Vec<Core>,
+    owners: Owners,
+}
+
+struct Core {
+    jobs: mpsc::UnboundedSender<Job>,
+    appends: Queue,
+}
 
 impl Handle {
-    pub(crate) fn new(cores: Vec<mpsc::UnboundedSender<Job>>) -> Self {
-        Self(cores.into())
+    /// A way to `cores` cores, and what each of them takes from.
+    pub(crate) fn new(cores: u16) -> (Self, Vec<Mailbox>) {
+        let core = |_| {
+            let (jobs, taken) = mpsc::unbounded_channel();
+            let (queue, appends) = Queue::new();
+            (Core { jobs, appends: queue }, Mailbox { jobs: taken, appends })
+        };
+        let (cores, mailboxes) = (0..cores).map(core).unzip();
+        (Self(Arc::new(Cores { cores, owners: Owners::default() })), mailboxes)
     }
 
     /// How many cores there are.
     #[must_use]
     pub fn shards(&self) -> u16 {
-        u16::try_from(self.0.len()).unwrap_or(u16::MAX)
+        u16::try_from(self.0.cores.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Which core `partition` lives on.
+    #[must_use]
+    pub fn owner(&self, partition: &TopicPartition) -> Option<ShardId> {
+        self.owners().of(partition)
+    }
+
+    pub(super) fn owners(&self) -> &Owners {
+        &self.0.owners
+    }
+
+    /// Appends `batch` and waits until that is as safe as `until` says. Calls that overlap are
+    /// appended in the order in which they were first polled, as long as one task makes them; they
+    /// wait when the core is [64 MiB](RemoteAppend) behind.
+    ///
+    /// # Errors
+    /// [`HandleError`]. Dropped before its end, it may have appended.
+    pub async fn append(
+        &self,
+        partition: &TopicPartition,
+        batch: Batch,
+        until: Mark,
+    ) -> Result<Span, HandleError> {
+        let unknown = || HandleError::Unknown(partition.clone());
+        let owner = self.owner(partition).ok_or_else(unknown)?;
+        let core = self.0.cores.get(usize::from(owner.0)).ok_or(Closed)?;
+        core.appends.append(partition, batch, until).await
+    }
+
+    /// Reads as [`Partition::read`] does; the pages of the slice are in memory when it comes.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn read(
+        &self,
+        partition: &TopicPartition,
+        from: Offset,
+        want: Want,
+    ) -> Result<Slice<Uring>, HandleError> {
+        let unknown = || HandleError::Unknown(partition.clone());
+        let owner = self.owner(partition).ok_or_else(unknown)?;
+        let name = partition.clone();
+        self.on(owner, move |shard| async move {
+            let here: Partition = match shard.partition(&name) {
+                Ok(here) => here,
+                Err(NotHere::Unknown | NotHere::Elsewhere(_)) => {
+                    return Err(HandleError::Unknown(name));
+                }
+            };
+            Ok(here.read(from, want).await?)
+        })
+        .await?
     }
 
     /// Runs `f` on core `shard` and waits for what it returns.
@@ -67,8 +189,8 @@ impl Handle {
         shard: ShardId,
         job: Box<dyn FnOnce(Shard) + Send>,
     ) -> Result<(), Closed> {
-        let core = self.0.get(usize::from(shard.0)).ok_or(Closed)?;
-        core.send(Job::Run(job)).map_err(|_| Closed)
+        let core = self.0.cores.get(usize::from(shard.0)).ok_or(Closed)?;
+        core.jobs.send(Job::Run(job)).map_err(|_| Closed)
     }
 
     pub(crate) fn stop(&self, grace: Duration) {
@@ -80,9 +202,9 @@ impl Handle {
     }
 
     fn send_all(&self, job: impl Fn() -> Job) {
-        for core in &*self.0 {
+        for core in &self.0.cores {
             // A core that has ended already is what is wanted.
-            let _ended = core.send(job());
+            let _ended = core.jobs.send(job());
         }
     }
 }

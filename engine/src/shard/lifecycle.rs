@@ -13,7 +13,7 @@ use crate::log::{Limits, Log, names};
 use crate::partition::core::OnEvent;
 use crate::partition::{Event, Opened, Partition};
 use crate::producer::Producers;
-use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use crate::types::{LeaderEpoch, NameError, Offset, ShardId, TopicId, TopicPartition};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use std::io;
@@ -34,9 +34,15 @@ const DIR_NAME_BYTES_MAX: usize = 255;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
+    /// No partition can be called so.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// It is there already.
     #[error("partition {0} exists")]
     Exists(TopicPartition),
+    /// It is there already, or is being made, on another core.
+    #[error("partition {0} exists on core {core}", core = .1.0)]
+    Elsewhere(TopicPartition, ShardId),
     /// It was there, and nobody has deleted it.
     #[error(
         "partition {partition} had records up to offset {end}, and its directory is not there: put \
@@ -172,27 +178,51 @@ struct Making<'a, I: Io>(&'a Shard<I>, &'a TopicPartition);
 
 impl<I: Io> Drop for Making<'_, I> {
     fn drop(&mut self) {
-        self.0.0.absent.borrow_mut().making.remove(self.1);
+        let Self(shard, name) = self;
+        shard.0.absent.borrow_mut().making.remove(name);
+        if !shard.0.partitions.borrow().contains_key(name) {
+            shard.release(name);
+        }
     }
 }
 
 impl<I: Io> Shard<I> {
-    /// Makes an empty partition here; durable when this returns.
+    /// Makes an empty partition here, with a topic id of its own; durable when this returns. It lives
+    /// on this core from now on. Its settings are not stored: after the next start, say them again
+    /// ([`Partition::configure`]); until then nothing of it is deleted.
     ///
     /// # Errors
     /// [`CreateError`].
     pub async fn create(
         &self,
         name: &TopicPartition,
+        config: LogConfig,
+    ) -> Result<Partition<I>, CreateError> {
+        let random = u128::from(self.io().random()) << 64 | u128::from(self.io().random());
+        self.create_as(name, TopicId(random.to_be_bytes()), LeaderEpoch(0), config).await
+    }
+
+    /// As [`Shard::create`], for whoever keeps topic ids and terms of its own: appends carry `epoch`.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub async fn create_as(
+        &self,
+        name: &TopicPartition,
         topic_id: TopicId,
         epoch: LeaderEpoch,
         config: LogConfig,
     ) -> Result<Partition<I>, CreateError> {
+        name.check()?;
         let is_first = || self.0.absent.borrow_mut().making.insert(name.clone());
-        if self.partition(name).is_some() || !is_first() {
+        if self.0.partitions.borrow().contains_key(name) || !is_first() {
             return Err(CreateError::Exists(name.clone()));
         }
         let _making = Making(self, name);
+        if let Some(handle) = self.0.handle.get() {
+            let claimed = handle.owners().claim(name, self.id());
+            claimed.map_err(|other| CreateError::Elsewhere(name.clone(), other))?;
+        }
         let failed = |source| CreateError::Io { partition: name.clone(), source };
         if let Some(why) = self.0.absent.borrow().unopened.get(name) {
             return Err(failed(io::Error::other(why.clone())));
@@ -315,6 +345,7 @@ impl<I: Io> Shard<I> {
             let Some(partition) = removed else { return Ok(()) };
             partition.mark_deleted();
             let gone = self.rename_away(name, DELETE)?;
+            self.release(name);
             self.0.absent.borrow_mut().deleted.insert(name.clone(), gone.clone());
             gone
         };
@@ -347,12 +378,20 @@ impl<I: Io> Shard<I> {
             self.write_checkpoints().await?;
         }
         let gone = self.rename_away(name, STRAY)?;
+        self.release(name);
         self.io().sync_dir(&self.0.settings.dir).await?;
         Ok(Some(gone))
     }
 
+    /// Others may make a partition of that name from now on.
+    fn release(&self, name: &TopicPartition) {
+        if let Some(handle) = self.0.handle.get() {
+            handle.owners().release(name, self.id());
+        }
+    }
+
     fn stop_serving(&self, name: &TopicPartition) {
-        if let Some(partition) = self.partition(name) {
+        if let Ok(partition) = self.partition(name) {
             partition.mark_deleted();
         }
     }

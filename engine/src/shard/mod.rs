@@ -14,14 +14,18 @@ mod commit;
 mod handle;
 mod lifecycle;
 mod open;
+mod owners;
+mod remote;
 
 pub(crate) use adopt::adopt;
 pub(crate) use checkpointing::CLEAN_SHUTDOWN;
-pub use handle::{Closed, Handle};
+pub use handle::{Closed, Handle, HandleError};
 pub(crate) use handle::{Job, Mailbox};
 use lifecycle::Absent;
 pub use lifecycle::CreateError;
 pub use open::{PartitionRecovery, RecoveryReport};
+pub use owners::NotHere;
+pub(crate) use remote::take_appends;
 
 use crate::futures::{Latch, Signal};
 use crate::io::Io;
@@ -126,9 +130,32 @@ impl<I: Io> Shard<I> {
     }
 
     /// The partition called `name`, if it lives here.
+    ///
+    /// # Errors
+    /// [`NotHere`], which says who has it.
+    pub fn partition(&self, name: &TopicPartition) -> Result<Partition<I>, NotHere> {
+        if let Some(partition) = self.0.partitions.borrow().get(name) {
+            return Ok(partition.clone());
+        }
+        match self.owner(name).filter(|owner| *owner != self.id()) {
+            Some(other) => Err(NotHere::Elsewhere(other)),
+            None => Err(NotHere::Unknown),
+        }
+    }
+
+    /// Which core the partition called `name` lives on.
     #[must_use]
-    pub fn partition(&self, name: &TopicPartition) -> Option<Partition<I>> {
-        self.0.partitions.borrow().get(name).cloned()
+    pub fn owner(&self, name: &TopicPartition) -> Option<ShardId> {
+        if self.0.partitions.borrow().contains_key(name) {
+            return Some(self.id());
+        }
+        self.0.handle.get().and_then(|handle| handle.owner(name))
+    }
+
+    /// How many cores the engine has.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.0.handle.get().map_or(1, Handle::shards)
     }
 
     /// Waits for the first of several partitions to come far enough, or to fail; its place in
@@ -187,6 +214,10 @@ impl<I: Io> Shard<I> {
     }
 
     pub(crate) fn set_handle(&self, handle: Handle) {
+        for partition in self.partitions() {
+            // Two cores have it only if somebody has copied a directory: the first is told of.
+            let _first = handle.owners().claim(partition.name(), self.id());
+        }
         // Set once, right after the shard was opened.
         let _first = self.0.handle.set(handle);
     }

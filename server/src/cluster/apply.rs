@@ -153,7 +153,7 @@ impl<I: Io> Core<I> {
                 return Place::Offline;
             }
         };
-        if let Some(partition) = self.shard.partition(&name) {
+        if let Ok(partition) = self.shard.partition(&name) {
             if partition.topic_id() == topic.id {
                 partition.configure(config);
                 partition.lead(epoch);
@@ -182,7 +182,7 @@ impl<I: Io> Core<I> {
             );
             return Place::Offline;
         }
-        match self.shard.create(&name, topic.id, epoch, config).await {
+        match self.shard.create_as(&name, topic.id, epoch, config).await {
             Ok(partition) => {
                 if self.unmade.partitions.borrow_mut().remove(&(topic.id, index)) {
                     tracing::info!(partition = %name, "created, later than its topic");

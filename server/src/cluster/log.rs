@@ -78,7 +78,9 @@ pub(crate) async fn fold<I: Io>(
     let mut next = marks.log_start;
     while next < marks.high_watermark {
         let before = next;
-        for batch in log.slice(next, READ_BYTES).await?.batches().await? {
+        let slice = log.slice(next, READ_BYTES).await?;
+        slice.load().await.map_err(ReadError::from)?;
+        for batch in slice.batches()? {
             let header = batch.header();
             let end = header.next_offset();
             if end <= next {

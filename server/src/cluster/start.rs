@@ -161,10 +161,10 @@ pub(crate) async fn own<I: Io>(
 ) -> Result<(Partition<I>, Image), LogError> {
     let name = log::partition_name();
     let log = match shard.partition(&name) {
-        Some(log) => log,
-        None => {
+        Ok(log) => log,
+        Err(_) => {
             let epoch = LeaderEpoch(0);
-            shard.create(&name, log::ID, epoch, config.metadata_log()).await?
+            shard.create_as(&name, log::ID, epoch, config.metadata_log()).await?
         }
     };
     log.configure(config.metadata_log());

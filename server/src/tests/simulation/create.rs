@@ -246,7 +246,7 @@ fn a_topic_that_is_deleted_before_there_is_room_is_not_made() {
             io.set_faults(Faults::none());
             io.sleep(Duration::from_secs(2)).await;
             assert!(core.unmade.is_empty());
-            assert!(core.shard.partition(&TopicPartition::new("t", 0)).is_none());
+            assert!(core.shard.partition(&TopicPartition::new("t", 0)).is_err());
         })
         .done();
 }
@@ -269,9 +269,7 @@ fn a_partition_that_is_refused_for_good_is_in_nobodys_way() {
             let made = || {
                 let names = (0..TOPICS).flat_map(|n| (0..3).map(move |index| (n, index)));
                 let is_made = |(n, index): &(usize, i32)| {
-                    core.shard
-                        .partition(&TopicPartition::new(format!("topic_{n}"), *index))
-                        .is_some()
+                    core.shard.partition(&TopicPartition::new(format!("topic_{n}"), *index)).is_ok()
                 };
                 names.filter(is_made).count()
             };
