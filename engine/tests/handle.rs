@@ -148,6 +148,39 @@ fn a_partition_is_made_once_and_every_core_knows_where() {
 }
 
 #[test]
+fn many_may_want_the_same_partition_at_once() {
+    let dir = Dir::new("ensure");
+    let engine = dir.open();
+    let handle = engine.handle();
+    let ensured = handle.on(ShardId(0), |shard| async move {
+        let mut config = LogConfig::default();
+        config.segment_bytes = 1 << 20;
+        for round in 0..10 {
+            let (done, mut all) = tokio::sync::mpsc::channel(8);
+            for _ in 0..8 {
+                let (shard, config, done) = (shard.clone(), config.clone(), done.clone());
+                shard.clone().spawn(async move {
+                    let partition = shard.ensure(&name(round), config).await.unwrap();
+                    assert_eq!(partition.config().segment_bytes, 1 << 20);
+                    done.send(partition.topic_id()).await.unwrap();
+                });
+            }
+            drop(done);
+            let first = all.recv().await.unwrap();
+            for _ in 1..8 {
+                assert_eq!(all.recv().await, Some(first));
+            }
+        }
+    });
+    block_on(ensured).unwrap();
+    let elsewhere = handle.on(ShardId(1), |shard| async move {
+        shard.ensure(&name(0), LogConfig::default()).await.map(drop)
+    });
+    assert!(matches!(block_on(elsewhere).unwrap(), Err(CreateError::Elsewhere(_, ShardId(0)))));
+    engine.shutdown(Duration::from_secs(1)).unwrap();
+}
+
+#[test]
 fn errors_say_whether_the_records_may_be_there() {
     let dir = Dir::new("written");
     let engine = dir.open();

@@ -472,8 +472,7 @@ fn a_clean_stop_saves_the_index_of_what_commits_have_synced() {
             let (shard, _) =
                 sim::open(io.clone(), Path::new("/data"), sim::Options::default()).await.unwrap();
             let (name, config) = (name(), LogConfig::default());
-            let log =
-                shard.create_as(&name, TopicId([1; 16]), LeaderEpoch(0), config).await.unwrap();
+            let log = shard.create(&name, config).await.unwrap();
             for bytes in [1, 300_000, 300_000, 300_000] {
                 // After the first there is a checkpoint, which has its epoch to save.
                 io.sleep(Duration::from_secs(60)).await;

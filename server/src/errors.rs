@@ -61,9 +61,10 @@ pub(crate) fn reach(error: &ReachError) -> ErrorCode {
 pub(crate) fn read(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-        ReadError::Fenced(_) | ReadError::Ended(_) | ReadError::Io(_) => {
-            ErrorCode::KafkaStorageError
-        }
+        ReadError::Fenced(_)
+        | ReadError::Ended(_)
+        | ReadError::Records { .. }
+        | ReadError::Io(_) => ErrorCode::KafkaStorageError,
         ReadError::Deleted => ErrorCode::UnknownTopicOrPartition,
     }
 }

@@ -1,6 +1,6 @@
 //! Why an operation on a partition did not do what was asked: one enum an operation.
 
-use crate::batch::Fault;
+use crate::batch::{Fault, RecordFault};
 use crate::producer::ProducerError;
 use crate::types::Offset;
 use std::io;
@@ -106,6 +106,15 @@ pub enum ReadError {
     /// The disk failed: all that was readable has been read, and no more comes.
     #[error("the partition takes no writes, so nothing more comes to read: {0}")]
     Ended(Arc<str>),
+    /// Nobody looked into a batch when it was appended, and now its records cannot be read: pass it
+    /// over.
+    #[error("the batch at offset {offset} cannot be read: {fault}")]
+    Records {
+        /// Its first offset.
+        offset: Offset,
+        /// Why.
+        fault: RecordFault,
+    },
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -1,18 +1,22 @@
 //! Reading: pinned file slices below the high watermark.
 
 use super::{Health, Mark, Partition, ReadError, Slice, State};
-use crate::batch::{Batch, Header, RecordFault};
+use crate::batch::{Batch, Header, Record, RecordFault};
 use crate::io::Io;
 use crate::log::read::TimeSeek;
 use crate::log::scan::{Found as FoundBatch, Heads, ScanError};
 use crate::num;
 use crate::types::{Instant, LeaderEpoch, Offset, Timestamp};
+use std::ops::ControlFlow;
 use std::time::Duration;
 use tokio::task::yield_now;
 
 /// A compressed batch is inflated to at most this to look for a timestamp in it; of a larger one
 /// the head has to do.
 const INFLATED_BYTES_MAX: usize = 16 << 20;
+
+/// How much is read at once to look at records.
+const RECORDS_BYTES: usize = 256 << 10;
 
 /// How much to read, and how long to wait for it.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +81,52 @@ impl<I: Io> Partition<I> {
                         None => return Ok(state.nothing()),
                     }
                 }
+            }
+        }
+    }
+
+    /// The whole batches of [`Partition::slice`], for those who look into them. The first may begin
+    /// before `from`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn batches(&self, from: Offset, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
+        let slice = self.slice(from, max_bytes).await?;
+        slice.load().await?;
+        slice.batches()
+    }
+
+    /// Shows `see` the records from `from` on, or from the log start if that is later, in their
+    /// order, as long as it goes on and there are more. Returns the offset behind the last that was
+    /// seen.
+    ///
+    /// # Errors
+    /// [`ReadError`]; compressed records may be inflated to 16 MiB a batch.
+    pub async fn records(
+        &self,
+        from: Offset,
+        mut see: impl FnMut(&Record<'_>) -> ControlFlow<()>,
+    ) -> Result<Offset, ReadError> {
+        let mut at = from.max(self.marks().log_start);
+        loop {
+            let batches = self.batches(at, RECORDS_BYTES).await?;
+            if batches.is_empty() {
+                return Ok(at);
+            }
+            for batch in batches {
+                let offset = batch.header().base_offset();
+                let fault = |fault| ReadError::Records { offset, fault };
+                for record in batch.records(INFLATED_BYTES_MAX).map_err(fault)?.iter() {
+                    let record = record.map_err(fault)?;
+                    if record.offset < at {
+                        continue;
+                    }
+                    if see(&record).is_break() {
+                        return Ok(at);
+                    }
+                    at = record.offset.plus(1);
+                }
+                at = batch.header().next_offset();
             }
         }
     }

@@ -25,9 +25,7 @@ impl<I: Io> Tail<I> {
     pub async fn next(&mut self) -> Result<Vec<Batch>, ReadError> {
         loop {
             let high = self.partition.marks().high_watermark;
-            let slice = self.partition.slice(self.position, BYTES_MAX).await?;
-            slice.load().await?;
-            let batches = slice.batches()?;
+            let batches = self.partition.batches(self.position, BYTES_MAX).await?;
             if let Some(last) = batches.last() {
                 self.position = last.header().last_offset().plus(1);
                 return Ok(batches);

@@ -180,6 +180,7 @@ impl<I: Io> Drop for Making<'_, I> {
     fn drop(&mut self) {
         let Self(shard, name) = self;
         shard.0.absent.borrow_mut().making.remove(name);
+        shard.0.made.notify_waiters();
         if !shard.0.partitions.borrow().contains_key(name) {
             shard.release(name);
         }
@@ -200,6 +201,28 @@ impl<I: Io> Shard<I> {
     ) -> Result<Partition<I>, CreateError> {
         let random = u128::from(self.io().random()) << 64 | u128::from(self.io().random());
         self.create_as(name, TopicId(random.to_be_bytes()), LeaderEpoch(0), config).await
+    }
+
+    /// The partition called `name`, with the settings `config`; made here if no core has it. Any
+    /// number of tasks may ask for the same one at once.
+    ///
+    /// # Errors
+    /// [`CreateError`], but `Exists`.
+    pub async fn ensure(
+        &self,
+        name: &TopicPartition,
+        config: LogConfig,
+    ) -> Result<Partition<I>, CreateError> {
+        loop {
+            if let Ok(partition) = self.partition(name) {
+                partition.configure(config);
+                return Ok(partition);
+            }
+            match self.create(name, config.clone()).await {
+                Err(CreateError::Exists(_)) => self.0.made.notified().await,
+                made => return made,
+            }
+        }
     }
 
     /// As [`Shard::create`], for whoever keeps topic ids and terms of its own: appends carry `epoch`.

@@ -8,6 +8,7 @@
 //! | checkpoint | when there is much to sync, or it is time | syncs files, frees the journal |
 //! | retention | every `log.retention.check.interval.ms` | deletes old segments |
 
+mod accept;
 mod adopt;
 mod checkpointing;
 mod commit;
@@ -82,6 +83,8 @@ struct Inner<I: Io> {
     /// One checkpoint at a time.
     checkpointing: tokio::sync::Mutex<()>,
     absent: RefCell<Absent>,
+    /// A partition has been made, or could not be.
+    made: tokio::sync::Notify,
     /// The place of the entry that speaks of a cut, until the files were cut.
     cutting: Cell<Option<Place>>,
     stopping: Latch,

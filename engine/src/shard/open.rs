@@ -224,6 +224,7 @@ impl<I: Io> Shard<I> {
             preparing: tokio::sync::Mutex::new(()),
             checkpointing: tokio::sync::Mutex::new(()),
             absent: RefCell::new(absent),
+            made: tokio::sync::Notify::new(),
             cutting: Cell::new(None),
             stopping: Latch::default(),
             stopped: Cell::new(false),

@@ -78,9 +78,7 @@ pub(crate) async fn fold<I: Io>(
     let mut next = marks.log_start;
     while next < marks.high_watermark {
         let before = next;
-        let slice = log.slice(next, READ_BYTES).await?;
-        slice.load().await.map_err(ReadError::from)?;
-        for batch in slice.batches()? {
+        for batch in log.batches(next, READ_BYTES).await? {
             let header = batch.header();
             let end = header.next_offset();
             if end <= next {
