@@ -24,6 +24,7 @@
 //! | `log` | segments: staging, append, roll, read, truncate, retain; `recover` is a decision table |
 //! | `partition` | watermarks, waiters, reads; what one core's partitions share; its backlog |
 //! | `shard` | one core: group commit, checkpoints, retention, opening and closing, its mailbox |
+//! | [`verify`] | the offline check of a stopped data directory; plain files, outside the seam |
 //! | [`sim`] | opening a core on the simulated machine |
 //! | `engine` | threads, and the data directory |
 //!
@@ -87,6 +88,7 @@ mod producer;
 mod shard;
 pub mod sim;
 pub mod types;
+pub mod verify;
 
 pub use batch::Batch;
 pub use config::LogConfig;
@@ -104,3 +106,4 @@ pub use types::{
     Instant, LeaderEpoch, NameError, Offset, ProducerEpoch, ProducerId, Sequence, ShardId,
     Timestamp, TopicId, TopicPartition,
 };
+pub use verify::VerifyError;

@@ -1,7 +1,7 @@
 //! `kariz dump FILE`: the batches of a segment, one a line.
 
-use crate::walk::{WalkError, walk};
 use kariz_engine::batch::Codec;
+use kariz_engine::verify::{WalkError, walk};
 use std::io::{self, Write};
 use std::path::Path;
 

@@ -15,7 +15,7 @@
 //! | [`check`], [`dump`] | the offline commands |
 //!
 //! *Architecture invariant:* nothing here touches a segment file or a clock but through the
-//! engine; only [`check`] and [`dump`], which run without one, read files themselves.
+//! engine; only [`check`], while none runs, lists directories itself.
 
 mod accept;
 mod block_on;
@@ -37,7 +37,6 @@ mod server;
 #[cfg(test)]
 #[path = "tests/simulation/mod.rs"]
 mod simulation;
-mod walk;
 
 pub use config::OptionError;
 pub use server::{Options, Server, StartError, StopError};

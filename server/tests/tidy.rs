@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The engine's modules: each imports only what stands before it.
-const ENGINE_ORDER: [&str; 15] = [
+const ENGINE_ORDER: [&str; 16] = [
     "num",
     "types",
     "futures",
@@ -21,6 +21,7 @@ const ENGINE_ORDER: [&str; 15] = [
     "producer",
     "partition",
     "shard",
+    "verify",
     "engine",
     "sim",
 ];

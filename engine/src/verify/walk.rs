@@ -1,13 +1,13 @@
-//! Walks the batches of a segment file with plain reads, for the offline commands.
+//! Walks the batches of a segment file with plain reads, for those who check or print it offline.
 
-use kariz_engine::batch::{BatchView, HEADER_BYTES, Header, StoredFault, frame};
+use crate::batch::{BatchView, HEADER_BYTES, Header, StoredFault, frame};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 /// What ends a walk before the end of the file.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WalkError {
+pub enum WalkError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -22,14 +22,11 @@ pub(crate) enum WalkError {
 }
 
 /// Calls `visit` with the position of each batch in `file` and the batch itself, framed: its CRC
-/// is for `visit` to check.
+/// is for `visit` to check. Returns the file's length in bytes.
 ///
 /// # Errors
 /// [`WalkError`]; all batches before it have been visited.
-pub(crate) fn walk(
-    file: &Path,
-    mut visit: impl FnMut(u64, BatchView<'_>),
-) -> Result<u64, WalkError> {
+pub fn walk(file: &Path, mut visit: impl FnMut(u64, BatchView<'_>)) -> Result<u64, WalkError> {
     let file = File::open(file)?;
     let end = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 20, file);
@@ -45,7 +42,7 @@ pub(crate) fn walk(
         reader.read_exact(batch.get_mut(HEADER_BYTES..).unwrap_or_default())?;
         let view = frame(&batch).map_err(|fault| WalkError::Fault { position, fault })?;
         visit(position, view);
-        position += crate::num::u64_from(view.bytes.len());
+        position += view.bytes.len() as u64;
     }
     Ok(end)
 }
