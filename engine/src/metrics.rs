@@ -1,5 +1,9 @@
 //! What one core counts. Plain cells: no atomics, no locks; merged only when somebody asks.
 
+mod snapshot;
+
+pub use snapshot::{LogSize, Snapshot, Unit, Value, prometheus};
+
 use std::cell::Cell;
 use std::time::Duration;
 

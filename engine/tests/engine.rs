@@ -4,8 +4,8 @@
 
 use kariz_engine::batch::Batch;
 use kariz_engine::{
-    Config, Engine, Handle, LeaderEpoch, LogConfig, Mark, Offset, OpenError, ShardId, TopicId,
-    TopicPartition, Want,
+    Closed, Config, Engine, Handle, LeaderEpoch, LogConfig, Mark, Offset, OpenError, ShardId,
+    TopicId, TopicPartition, Want,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -167,4 +167,22 @@ fn an_engine_that_did_not_open_leaves_the_directory_free() {
     assert!(matches!(refused, OpenError::Shard { shard: ShardId(1), .. }), "{refused}");
     std::fs::remove_file(&in_the_way).unwrap();
     Engine::open(&dir.0, two).unwrap().shutdown(Duration::from_secs(1)).unwrap();
+}
+
+#[test]
+fn what_each_core_counted_is_told_until_the_end() {
+    let dir = Dir::new("metrics");
+    let two = Config { cpus: vec![0, 0], ..config() };
+    let engine = Engine::open(&dir.0, two).unwrap();
+    let (handle, name) = (engine.handle(), TopicPartition::new("t", 0));
+    let values: Vec<String> = (0..10).map(|i| format!("value {i}")).collect();
+    block_on(write(&handle, &name, &values, Mark::High));
+    let told = block_on(handle.metrics()).unwrap();
+    let of = |i: u16| &told[usize::from(i)];
+    assert_eq!(told.len(), 2);
+    assert_eq!((of(0).shard, of(0).appends, of(1).appends), (Some(ShardId(0)), 10, 0));
+    assert_eq!((of(1).shard, of(1).logs.len()), (Some(ShardId(1)), 0));
+    assert_eq!((&of(0).logs[0].partition, of(0).logs[0].bytes), (&name, of(0).append_bytes));
+    engine.shutdown(Duration::from_secs(1)).unwrap();
+    assert_eq!(block_on(handle.metrics()), Err(Closed));
 }

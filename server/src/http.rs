@@ -2,7 +2,7 @@
 //! way but for the moment in which it copies its counters.
 
 use crate::cluster::local::node;
-use crate::metrics::Snapshot;
+use crate::metrics;
 use crate::num::u64_from;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,7 +11,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use kariz_engine::metrics::{HistogramSnapshot, ShardMetrics};
+use kariz_engine::metrics::{Snapshot, Unit, prometheus};
 use kariz_engine::types::ShardId;
 use kariz_engine::{Handle, Shard};
 use kariz_protocol::ApiKey;
@@ -136,22 +136,13 @@ async fn answer(
 /// What one core told.
 struct Told {
     core: u16,
-    server: Option<Snapshot>,
+    server: Option<metrics::Snapshot>,
     connections: u64,
     partial_bytes: u64,
     /// Waits for its partitions: by acknowledgements, by parked fetches.
     waiters: u64,
-    counters: Vec<(&'static str, u64)>,
-    histograms: Vec<(&'static str, Unit, HistogramSnapshot)>,
-    /// By topic and partition.
-    log_bytes: Vec<(String, i32, u64)>,
-}
-
-/// What a histogram of powers of two counts.
-#[derive(Clone, Copy)]
-enum Unit {
-    Microseconds,
-    Number,
+    /// What the engine counts.
+    engine: Snapshot,
 }
 
 /// Asks every core and writes all down.
@@ -163,82 +154,33 @@ async fn scrape(handle: &Handle) -> String {
     }
     let mut out = String::new();
     // Writing to a string cannot fail.
-    if write_all(&mut out, &told).is_err() {
+    if write_server(&mut out, &told).is_err() {
         tracing::error!("the metrics could not be written");
     }
+    let engine: Vec<Snapshot> = told.into_iter().map(|told| told.engine).collect();
+    prometheus(&engine, &mut out);
     out
 }
 
 fn tell(core: u16, shard: &Shard) -> Told {
-    let ShardMetrics {
-        appends,
-        append_bytes,
-        duplicates,
-        writes,
-        write_us,
-        commits,
-        commit_partitions,
-        commit_bytes,
-        commit_us,
-        lag_us,
-        held,
-        syncs,
-        rolls,
-        segments_deleted,
-        full,
-        fenced,
-        reads,
-        read_bytes,
-        ..
-    } = shard.metrics();
     let server = node(|node| node.core.clone());
     let partitions = shard.partitions();
     let waiters = partitions.iter().map(|partition| u64_from(partition.waiters())).sum();
-    let sizes = partitions.into_iter().map(|partition| {
-        let name = partition.name();
-        (name.topic.to_string(), name.partition, partition.size_bytes())
-    });
     Told {
         core,
         connections: server.as_ref().map_or(0, |core| u64_from(core.connections.len())),
         partial_bytes: server.as_ref().map_or(0, |core| u64_from(core.budget.used_bytes())),
         server: server.map(|core| core.metrics.snapshot()),
         waiters,
-        counters: [
-            ("appends", appends),
-            ("append_bytes", append_bytes),
-            ("duplicates", duplicates),
-            ("writes", writes),
-            ("commits", commits),
-            ("syncs", syncs),
-            ("segment_rolls", rolls),
-            ("receives_held_for_the_disk", held),
-            ("segments_deleted", segments_deleted),
-            ("appends_refused_full", full),
-            ("partitions_fenced", fenced),
-            ("reads", reads),
-            ("read_bytes", read_bytes),
-        ]
-        .map(|(name, counter)| (name, counter.get()))
-        .into(),
-        histograms: [
-            ("write_seconds", Unit::Microseconds, write_us),
-            ("commit_seconds", Unit::Microseconds, commit_us),
-            ("high_watermark_lag_seconds", Unit::Microseconds, lag_us),
-            ("commit_partitions", Unit::Number, commit_partitions),
-            ("commit_bytes", Unit::Number, commit_bytes),
-        ]
-        .map(|(name, unit, histogram)| (name, unit, histogram.snapshot()))
-        .into(),
-        log_bytes: sizes.collect(),
+        engine: shard.snapshot(),
     }
 }
 
-fn write_all(out: &mut String, told: &[Told]) -> std::fmt::Result {
+fn write_server(out: &mut String, told: &[Told]) -> std::fmt::Result {
     gauge(out, "connections", told, |t| t.connections)?;
     gauge(out, "partial_request_bytes", told, |t| t.partial_bytes)?;
     gauge(out, "waiters", told, |t| t.waiters)?;
-    type Pick = fn(&Snapshot) -> u64;
+    type Pick = fn(&metrics::Snapshot) -> u64;
     let counters: [(&str, Pick); 6] = [
         ("received_bytes", |s| s.bytes_in),
         ("sent_bytes", |s| s.bytes_out),
@@ -264,40 +206,8 @@ fn write_all(out: &mut String, told: &[Told]) -> std::fmt::Result {
     for t in told {
         let histograms = t.server.iter().flat_map(|s| ApiKey::ALL.iter().zip(&s.latency_us));
         for (api, histogram) in histograms.filter(|(_, h)| h.count() > 0) {
-            let labels = format!("core=\"{}\",api=\"{}\"", t.core, api.name());
-            write_histogram(out, "request_seconds", &labels, Unit::Microseconds, histogram)?;
-        }
-    }
-    write_engine(out, told)
-}
-
-fn write_engine(out: &mut String, told: &[Told]) -> std::fmt::Result {
-    for (i, (name, _)) in told.first().into_iter().flat_map(|t| t.counters.iter().enumerate()) {
-        writeln!(out, "# TYPE kariz_{name}_total counter")?;
-        for t in told {
-            let value = t.counters.get(i).map_or(0, |c| c.1);
-            writeln!(out, "kariz_{name}_total{{core=\"{}\"}} {value}", t.core)?;
-        }
-    }
-    for (i, (name, unit, _)) in
-        told.first().into_iter().flat_map(|t| t.histograms.iter().enumerate())
-    {
-        writeln!(out, "# TYPE kariz_{name} histogram")?;
-        for t in told {
-            if let Some((_, _, histogram)) = t.histograms.get(i) {
-                write_histogram(out, name, &format!("core=\"{}\"", t.core), *unit, histogram)?;
-            }
-        }
-    }
-    writeln!(out, "# TYPE kariz_log_bytes gauge")?;
-    for t in told {
-        // Topic names need no escaping: they have no quotes, backslashes or line ends.
-        for (topic, partition, bytes) in &t.log_bytes {
-            let core = t.core;
-            writeln!(
-                out,
-                "kariz_log_bytes{{core=\"{core}\",topic=\"{topic}\",partition=\"{partition}\"}} {bytes}"
-            )?;
+            let labels = [("core", &*t.core.to_string()), ("api", api.name())];
+            histogram.prometheus("kariz_request_seconds", &labels, Unit::Microseconds, out);
         }
     }
     Ok(())
@@ -309,31 +219,4 @@ fn gauge(out: &mut String, name: &str, told: &[Told], pick: fn(&Told) -> u64) ->
         writeln!(out, "kariz_{name}{{core=\"{}\"}} {}", t.core, pick(t))?;
     }
     Ok(())
-}
-
-/// Writes a histogram whose bucket `i` holds values below `2^i`.
-fn write_histogram(
-    out: &mut String,
-    name: &str,
-    labels: &str,
-    unit: Unit,
-    histogram: &HistogramSnapshot,
-) -> std::fmt::Result {
-    let scale = |n: u64| match unit {
-        // Exact: decimal places, not floating point.
-        Unit::Microseconds => format!("{}.{:06}", n / 1_000_000, n % 1_000_000),
-        Unit::Number => n.to_string(),
-    };
-    let mut below = 0_u64;
-    let last = histogram.buckets.len() - 1;
-    for (power, n) in histogram.buckets.iter().enumerate().take(last) {
-        below += n;
-        // Values are whole numbers: below 2^i means at most 2^i - 1.
-        let bound = scale((1_u64 << power) - 1);
-        writeln!(out, "kariz_{name}_bucket{{{labels},le=\"{bound}\"}} {below}")?;
-    }
-    let count = histogram.count();
-    writeln!(out, "kariz_{name}_bucket{{{labels},le=\"+Inf\"}} {count}")?;
-    writeln!(out, "kariz_{name}_sum{{{labels}}} {}", scale(histogram.sum))?;
-    writeln!(out, "kariz_{name}_count{{{labels}}} {count}")
 }

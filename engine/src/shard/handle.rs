@@ -6,6 +6,7 @@ use super::remote::{Queue, RemoteAppend};
 use super::{NotHere, Shard};
 use crate::batch::Batch;
 use crate::io::uring::Uring;
+use crate::metrics::Snapshot;
 use crate::partition::{
     AppendError, Mark, Partition, ReachError, ReadError, Slice, Span, Want, Written,
 };
@@ -182,6 +183,22 @@ impl Handle {
             }),
         )?;
         answered.await.map_err(|_| Closed)
+    }
+
+    /// What each core has counted since the engine was opened, in their order.
+    ///
+    /// Waits for every core, for its counters are plain cells that only it can read: an append
+    /// counts without an atomic. The cores' moments are not the same one.
+    ///
+    /// # Errors
+    /// [`Closed`] if the engine has shut down or was dropped.
+    pub async fn metrics(&self) -> Result<Vec<Snapshot>, Closed> {
+        let mut snapshots = Vec::new();
+        for shard in 0..self.shards() {
+            let asked = self.on(ShardId(shard), |shard| async move { shard.snapshot() });
+            snapshots.push(asked.await?);
+        }
+        Ok(snapshots)
     }
 
     pub(crate) fn send(

@@ -34,7 +34,7 @@ use crate::io::uring::Uring;
 use crate::journal::entry::{Entry, Item};
 use crate::journal::{Journal, Place};
 use crate::log::TruncateError;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{LogSize, ShardMetrics, Snapshot};
 use crate::partition::core::Core;
 use crate::partition::{self, Mark, Partition};
 use crate::types::{Instant, Offset, ShardId, TopicId, TopicPartition};
@@ -124,6 +124,17 @@ impl<I: Io> Shard<I> {
     #[must_use]
     pub fn metrics(&self) -> &ShardMetrics {
         &self.0.core.metrics
+    }
+
+    /// What this core has counted so far, and how large its logs are; it can leave the core.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.metrics().snapshot();
+        snapshot.shard = Some(self.id());
+        let partitions = self.0.partitions.borrow();
+        let log = |p: &Partition<I>| LogSize { partition: p.name().clone(), bytes: p.size_bytes() };
+        snapshot.logs.extend(partitions.values().map(log));
+        snapshot
     }
 
     /// The partitions that live here, in no order.
