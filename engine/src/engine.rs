@@ -6,7 +6,7 @@ mod memory;
 pub use directory::OpenError;
 
 use crate::io::Io as _;
-use crate::io::uring::Uring;
+use crate::io::uring::{SetupError, Uring};
 use crate::partition::Event;
 use crate::partition::core::OnEvent;
 use crate::shard::{Closed, Handle, Job, Mailbox, RecoveryReport, Settings, Shard, take_appends};
@@ -156,6 +156,7 @@ impl Engine {
     /// # Errors
     /// [`OpenError`].
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        crate::io::uring::probe().map_err(OpenError::Setup)?;
         // From here: a core's thread would bind it to that core.
         crate::io::uring::start_aside();
         let directory = Arc::new(Directory::open(dir.as_ref(), &config)?);
@@ -193,7 +194,10 @@ impl Engine {
             let (shard, wait) = started?;
             let early = || std::io::Error::other("its thread ended early");
             let report = wait.recv().unwrap_or_else(|_| Err(early()));
-            report.map_err(|source| OpenError::Shard { shard, source })
+            report.map_err(|source| match SetupError::from_io(source) {
+                Ok(setup) => OpenError::Setup(setup),
+                Err(source) => OpenError::Shard { shard, source },
+            })
         });
         let reports = match opened.collect::<Result<Vec<_>, _>>() {
             Ok(reports) => reports,

@@ -93,6 +93,7 @@ pub mod verify;
 pub use batch::Batch;
 pub use config::LogConfig;
 pub use engine::{AppError, Config, Engine, OpenError, Recovery, ShutdownError};
+pub use io::uring::SetupError;
 pub use log::TruncateError;
 pub use partition::{
     AppendError, Event, Found, Mark, Marks, Partition, Reach, ReachError, ReadError, Slice, Span,

@@ -6,7 +6,7 @@ use crate::cluster::start::{self, Brokers, ClusterError};
 use crate::config::{Advertise, OptionError, Settings};
 use crate::http::{self, Http};
 use crate::{accept, num};
-use kariz_engine::Engine;
+use kariz_engine::{Engine, OpenError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -57,6 +57,9 @@ pub enum StartError {
     /// An option makes no sense.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// There is no io_uring, and Kariz has no other way.
+    #[error(transparent)]
+    Setup(kariz_engine::SetupError),
     /// The data directory cannot be opened.
     #[error("{data}: {error}", data = .data.display())]
     Open {
@@ -112,8 +115,11 @@ impl Server {
         let cpus = if options.cores.is_empty() { num::allowed_cpus() } else { options.cores };
         let config = Settings::new(options.config.as_deref(), &options.set, cpus.len())?;
         let config = Arc::new(config);
-        let engine = Engine::open(&options.data, config.engine(cpus))
-            .map_err(|error| StartError::Open { data: options.data, error })?;
+        let engine =
+            Engine::open(&options.data, config.engine(cpus)).map_err(|error| match error {
+                OpenError::Setup(error) => StartError::Setup(error),
+                error => StartError::Open { data: options.data, error },
+            })?;
         tell_recovery(&engine);
         let started = Self::serve(&engine, &config, options.listen, advertise);
         let served = started.and_then(|listening| {

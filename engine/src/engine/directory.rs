@@ -7,7 +7,7 @@
 //! ```
 
 use super::Config;
-use crate::io::uring::Uring;
+use crate::io::uring::{SetupError, Uring};
 use crate::partition::core::OnEvent;
 use crate::shard::{CLEAN_SHUTDOWN, Shard, adopt};
 use crate::types::{ShardId, TopicPartition};
@@ -21,6 +21,10 @@ use std::rc::Rc;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// There is no io_uring for it, and no other way. Nothing was written, unless only a later core
+    /// got none.
+    #[error(transparent)]
+    Setup(SetupError),
     /// Another process has the directory.
     #[error("{0} is in use by another process: stop that one, or choose another directory")]
     Locked(PathBuf),

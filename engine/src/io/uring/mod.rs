@@ -16,12 +16,15 @@ mod net;
 mod op;
 mod pump;
 mod ring;
+mod setup;
 #[cfg(test)]
 mod tests;
 
 pub use file::File;
 pub(crate) use file::start_aside;
 pub use net::{Conn, Listener};
+pub use setup::SetupError;
+pub(crate) use setup::probe;
 
 use super::{Entry, Io, OpenMode, is_out_of_descriptors};
 use crate::types::{Instant, Timestamp};
@@ -29,7 +32,8 @@ use op::Sync;
 use pump::pump;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use ring::{Home, Ring, Sizes, refused};
+use ring::{Home, Ring, Sizes};
+use setup::refused;
 use std::any::Any;
 use std::cell::RefCell;
 use std::fs;
@@ -78,7 +82,8 @@ impl Uring {
     /// end; tasks that it leaves are dropped.
     ///
     /// # Errors
-    /// What the system refused, by name: the CPU, io_uring, memory; or the ring broke.
+    /// What the system refused, by name: the CPU, io_uring (a [`SetupError`] in it); or the ring
+    /// broke.
     ///
     /// # Panics
     /// Panics of tasks go on here: a core without one of its tasks is not to be trusted.

@@ -10,6 +10,7 @@
 use super::buffers::{GROUP, Mapping, Pool};
 use super::net::Inbox;
 use super::op::{Events, Key, OnDrop, Op, Operation, Slot, State, Sync};
+use super::setup::refused;
 use bytes::Bytes;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
@@ -485,20 +486,4 @@ fn only(core: usize) -> io::Result<libc::cpu_set_t> {
     // SAFETY: `core` was checked to lie in the set; the call only sets its bit.
     unsafe { libc::CPU_SET(core, &mut set) };
     Ok(set)
-}
-
-/// What the kernel refused, with what is likely missing.
-pub(super) fn refused(what: &str, e: io::Error) -> io::Error {
-    let hint = match e.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has no io_uring: Linux 6.0 or newer is needed",
-        Some(libc::EPERM | libc::EACCES) => {
-            "io_uring is forbidden here: see the sysctl kernel.io_uring_disabled, and the seccomp \
-             profile of the container (Docker's default one blocks it)"
-        }
-        Some(libc::ENOMEM) => "the limit of locked memory is too low: raise RLIMIT_MEMLOCK",
-        Some(libc::EMFILE | libc::ENFILE) => "too many open files: raise RLIMIT_NOFILE",
-        Some(libc::EINVAL) => "this kernel's io_uring is too old: Linux 6.0 or newer is needed",
-        _ => "unexpected",
-    };
-    io::Error::new(e.kind(), format!("{what} failed: {e} ({hint})"))
 }
