@@ -5,8 +5,7 @@
 use kariz_engine::batch::Batch;
 use kariz_engine::verify::{Report, segments};
 use kariz_engine::{
-    Config, Engine, LeaderEpoch, LogConfig, Mark, OpenError, ShardId, Timestamp, TopicId,
-    TopicPartition, VerifyError,
+    Config, Engine, LogConfig, Mark, OpenError, ShardId, Timestamp, TopicPartition, VerifyError,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,7 +43,7 @@ fn written(dir: &Path) -> Engine {
             (config.segment_bytes, config.index_interval_bytes) = (1500, 250);
             config.retention_ms = -1;
             let name = TopicPartition::new("t", i32::from(shard.id().0));
-            let created = shard.create(&name, TopicId([7; 16]), LeaderEpoch(0), config).await;
+            let created = shard.create(&name, config).await;
             let log = created.unwrap();
             for n in 0..BATCHES {
                 let (value, at) = ([u8::try_from(n).unwrap(); 60], Timestamp(1000 + n));

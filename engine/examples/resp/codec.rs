@@ -1,8 +1,10 @@
 //! RESP2: requests, and what answers are made of.
 
-use super::Result;
+use kariz_engine::batch::Record;
 use std::error::Error;
 use std::str::from_utf8;
+
+pub(super) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Its arguments, and its length.
 type Request<'a> = (Vec<&'a [u8]>, usize);
@@ -37,6 +39,13 @@ pub(super) fn bulk(bytes: impl AsRef<[u8]>) -> Vec<u8> {
 pub(super) fn array(items: impl AsRef<[Vec<u8>]>) -> Vec<u8> {
     let items = items.as_ref();
     [format!("*{}\r\n", items.len()).into_bytes(), items.concat()].concat()
+}
+
+/// A record as an entry: its id and its fields.
+pub(super) fn entry(record: &Record<'_>) -> Vec<u8> {
+    let mut fields = vec![bulk(record.key.unwrap_or(b"value")), bulk(record.value.unwrap_or(b""))];
+    fields.extend(record.headers.flat_map(|(n, v)| [bulk(n), bulk(v.unwrap_or(b""))]));
+    array([bulk(format!("{}-0", record.offset.plus(1))), array(fields)])
 }
 
 /// An integer.

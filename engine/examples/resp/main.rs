@@ -6,7 +6,7 @@
 
 mod codec;
 
-use codec::{array, bulk, int, number, option, parse};
+use codec::{Result, array, bulk, entry, int, number, option, parse};
 use kariz_engine::io::{Conn, Io};
 use kariz_engine::*;
 use std::net::SocketAddr;
@@ -17,8 +17,6 @@ use std::time::Duration;
 const CONNECTIONS_MAX: usize = 10_000;
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 const REPLY_BYTES_MAX: usize = 64 << 20;
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Serves on one core until the engine stops. An answer to XADD promises `ack`.
 pub async fn serve<I: Io>(shard: Shard<I>, first: SocketAddr, ack: Mark) -> std::io::Result<()> {
@@ -175,10 +173,7 @@ async fn entries<I: Io>(s: &Partition<I>, from: Offset, to: i64, o: &[&[u8]]) ->
         if record.offset.0 >= to || count <= 0 || bytes > REPLY_BYTES_MAX {
             return Break(());
         }
-        let mut fields =
-            vec![bulk(record.key.unwrap_or(b"value")), bulk(record.value.unwrap_or(b""))];
-        fields.extend(record.headers.flat_map(|(n, v)| [bulk(n), bulk(v.unwrap_or(b""))]));
-        found.push(array([bulk(format!("{}-0", record.offset.plus(1))), array(fields)]));
+        found.push(entry(record));
         count -= 1;
         bytes += found.last().map_or(0, Vec::len);
         Continue(())
