@@ -178,3 +178,28 @@ fn links_in_documents_resolve() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// What stands in backquotes at the start of each row of the table.
+fn first_cells(table: &str) -> Vec<&str> {
+    table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect()
+}
+
+#[test]
+fn the_engine_says_what_each_dependency_is_for() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let manifest = read("engine/Cargo.toml");
+    let section = manifest.split("[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let names = section.lines().filter_map(|l| l.split(['.', ' ', '=']).next());
+    let named: Vec<_> = names.filter(|name| !name.is_empty() && !name.starts_with('#')).collect();
+    assert!(named.len() > 5, "the dependencies are not where they were");
+    let document = read("engine/docs/dependencies.md");
+    assert_eq!(first_cells(&document), named, "the table, and engine/Cargo.toml, in its order");
+    // And each is used.
+    for name in named {
+        let path = format!("{}::", name.replace('-', "_"));
+        let is_used = |(file, text): (String, String)| {
+            file.starts_with("engine/src/") && without_tests(&text).contains(&path)
+        };
+        assert!(sources().into_iter().any(is_used), "nothing in engine/src says `{path}`");
+    }
+}
