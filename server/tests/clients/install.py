@@ -1,7 +1,8 @@
-"""Installs the clients, pinned, into $KARIZ_CI_CACHE (default ~/.cache/kariz-ci).
+"""Installs the clients and cargo's tools, pinned, into $KARIZ_CI_CACHE (default ~/.cache/kariz-ci).
 
 Each lies in a directory named after a hash of what defines it, so a second run finds it
-and an edited pin makes a new one. `python3 install.py` alone fills the cache.
+and an edited pin makes a new one. `python3 install.py` alone fills the cache;
+`python3 install.py cargo_deny` installs only that, and its last line says where.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 HERE = pathlib.Path(__file__).parent
 CACHE = pathlib.Path(os.environ.get("KARIZ_CI_CACHE") or pathlib.Path.home() / ".cache/kariz-ci")
@@ -69,9 +71,32 @@ def kcat():
     return "kcat"
 
 
-def cached(name, inputs, build):
-    """The directory that `build` filled from `inputs`, now or in an earlier run."""
-    digest = hashlib.sha256()
+def cargo_deny():
+    """cargo-deny: licences, sources, advisories."""
+    return cargo("cargo-deny", "0.20.2")
+
+
+def cargo_public_api():
+    """cargo-public-api. 0.52.0 reads the JSON of rustdoc 1.95, whose format is 57."""
+    return cargo("cargo-public-api", "0.52.0")
+
+
+def cargo(name, version):
+    """The program of the crate `name`."""
+
+    def build(home):
+        # Unoptimised: a minute where optimised takes many, for what then runs a second.
+        call("cargo", "install", "--quiet", "--locked", "--debug", "--no-track", "--version", version,
+             "--root", home, "--target-dir", home / "build", name,
+             env=dict(os.environ, CARGO_PROFILE_DEV_DEBUG="0"))
+        shutil.rmtree(home / "build")
+
+    return cached(name, [], build, version) / "bin" / name
+
+
+def cached(name, inputs, build, pin=""):
+    """The directory that `build` filled from `inputs` and `pin`, now or in an earlier run."""
+    digest = hashlib.sha256(pin.encode())
     for path in inputs:
         digest.update((HERE / path).read_bytes())
     home = CACHE / f"{name}-{digest.hexdigest()[:12]}"
@@ -90,5 +115,7 @@ def call(*command, **options):
 
 
 if __name__ == "__main__":
-    for install in [kcat, python, node_modules, franz_go, java]:
-        print(install.__name__, install())
+    everything = [kcat, python, node_modules, franz_go, java, cargo_deny, cargo_public_api]
+    for install in everything:
+        if len(sys.argv) == 1 or install.__name__ in sys.argv[1:]:
+            print(install.__name__, install(), flush=True)
