@@ -1,4 +1,5 @@
-//! What an append and a read cost in the engine, on a real file system: `target/tmp`.
+//! What an append and a read cost in the engine, on a real file system: `target/tmp`. Beside the
+//! page cache and other logs the program `append` measures it.
 
 #![allow(clippy::expect_used, missing_docs)] // Inputs are our own; criterion writes the functions.
 
