@@ -72,7 +72,7 @@ fn every_row_is_measured_in_every_round() {
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
     let rows = summary["rows"].as_array().unwrap();
     let subjects = |row: &serde_json::Value| row["subjects"].as_array().unwrap().len();
-    assert_eq!(rows.iter().map(subjects).collect::<Vec<_>>(), [4, 2, 2]);
+    assert_eq!(rows.iter().map(subjects).collect::<Vec<_>>(), [5, 2, 2]);
     for subject in rows.iter().flat_map(|row| row["subjects"].as_array().unwrap()) {
         let rounds = subject["rounds"].as_array().unwrap();
         assert_eq!(rounds.len(), 2);

@@ -33,13 +33,23 @@ const fn rival(name: &'static str, durability: Durability, says: &'static str) -
 }
 
 /// Those that append to the page cache.
-const CACHED: [Subject; 7] = [
+const CACHED: [Subject; 8] = [
     own(CEILING, Durability::PageCache, "one `pwritev` a turn into preallocated files"),
-    own("kariz", Durability::PageCache, "`write.caching=true`: files are synced every 256 MiB"),
+    own(
+        CEILING,
+        Durability::Behind,
+        "the same, and a thread on the same CPU syncs what was written, every 256 MiB",
+    ),
+    own(
+        "kariz",
+        Durability::PageCache,
+        "`write.caching=true`: nobody waits for a sync, and files are synced every 256 MiB, on the \
+         same CPU",
+    ),
     own(
         "kariz-parse",
         Durability::PageCache,
-        "the same, and each batch is parsed before, CRC and all",
+        "as `kariz`, and each batch is parsed before, CRC and all",
     ),
     own(
         "kariz",

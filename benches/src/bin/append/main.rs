@@ -16,7 +16,8 @@
 //!   batches, or 256 KiB; or durable, with one sync for a group of so many, before the next one
 //!   begins.
 //! - **The same place.** One directory, one CPU for all threads of the process, segment files of one
-//!   size. `pwritev` into such files, preallocated, is the ceiling.
+//!   size. `pwritev` into such files, preallocated, is the ceiling. Who also brings to the disk what
+//!   it wrote pays for that on the same CPU, and so there is a second one, synced behind.
 //! - **In turns.** Each measurement is a process of its own, right behind one that did the same and
 //!   is not counted: memory that the host has yet to give costs ten times as much. Each round begins
 //!   with another subject, and every second one goes backwards.

@@ -1,6 +1,6 @@
 //! The result: a table, and all that went into it as JSON.
 
-use crate::cases::{MISSING, Row};
+use crate::cases::{CEILING, MISSING, Row, Subject};
 use crate::job::Durability;
 use crate::rounds::{Measured, Outcome, durability};
 use serde_json::{Value, json};
@@ -12,31 +12,33 @@ struct Cell {
     rate: [f64; 3],
     /// Of the ceiling's rate: the median of the rounds' shares.
     share: f64,
+    /// Of that of the ceiling that is synced behind, if the row has one.
+    share_behind: Option<f64>,
     cpu_ns: f64,
     counts: Vec<(String, f64)>,
 }
 
-fn cell(
-    measured: &[Result<Measured, String>],
-    ceiling: &[Result<Measured, String>],
-) -> Option<Cell> {
-    let good: Vec<&Measured> = measured.iter().flatten().collect();
+fn cell(outcome: &Outcome, which: usize) -> Option<Cell> {
+    let Outcome { row, rounds } = outcome;
+    let good: Vec<&Measured> = rounds.get(which)?.iter().flatten().collect();
     let rates = sorted(good.iter().map(|m| m.rate()));
-    let both = measured
-        .iter()
-        .zip(ceiling)
-        .filter_map(|(m, c)| Some((m.as_ref().ok()?, c.as_ref().ok()?)));
-    let shares = sorted(both.map(|(m, c)| m.rate() / c.rate()));
-    let names = good.first()?.counts.keys();
+    let share = |ceiling: &Vec<Result<Measured, String>>| {
+        let both = rounds[which].iter().zip(ceiling);
+        let both = both.filter_map(|(m, c)| Some((m.as_ref().ok()?, c.as_ref().ok()?)));
+        median(&sorted(both.map(|(m, c)| m.rate() / c.rate())))
+    };
+    let is_behind = |s: &Subject| s.name == CEILING && s.durability == Durability::Behind;
+    let behind = row.subjects.iter().position(is_behind);
     let count = |name: &String| {
         let of = |m: &&Measured| m.counts.get(name).copied().unwrap_or(0) as f64;
         (name.clone(), median(&sorted(good.iter().map(of))))
     };
     Some(Cell {
         rate: [median(&rates), *rates.first()?, *rates.last()?],
-        share: median(&shares),
+        share: share(rounds.first()?),
+        share_behind: behind.map(|at| share(&rounds[at])),
         cpu_ns: median(&sorted(good.iter().map(|m| m.cpu_ns_a_batch()))),
-        counts: names.map(count).collect(),
+        counts: good.first()?.counts.keys().map(count).collect(),
     })
 }
 
@@ -76,10 +78,11 @@ pub(crate) fn text(command: &str, environment: &Value, outcomes: &[Outcome]) -> 
     );
     out += &facts;
     out += "Rates are medians, with the least and the most; a share is the median over rounds of \
-            this rate to that of `pwritev` in the same round. CPU is that of all threads of the \
-            process, all of which run on one CPU. Bytes are those of the batches, or payloads.\n\n\
-            | Row | Who | Batches/s | Least, most | MB/s | Share | CPU, ns/batch | Counted |\n\
-            |---|---|---|---|---|---|---|---|\n";
+            this rate to that of `pwritev` in the same round, and to that of `pwritev` synced \
+            behind. CPU is that of all threads of the process, all of which run on one CPU. Bytes \
+            are those of the batches, or payloads.\n\n\
+            | Row | Who | Batches/s | Least, most | MB/s | Share | Of it synced behind | CPU, ns/batch | Counted |\n\
+            |---|---|---|---|---|---|---|---|---|\n";
     for outcome in outcomes {
         for line in lines(outcome) {
             out += &line;
@@ -118,20 +121,21 @@ pub(crate) fn text(command: &str, environment: &Value, outcomes: &[Outcome]) -> 
 fn lines(outcome: &Outcome) -> Vec<String> {
     let Outcome { row, rounds } = outcome;
     let mut lines = Vec::new();
-    for (subject, measured) in row.subjects.iter().zip(rounds) {
+    for (which, (subject, measured)) in row.subjects.iter().zip(rounds).enumerate() {
         let who = match subject.durability {
             Durability::Behind => format!("{}, {}", subject.name, durability(subject.durability)),
             _ => subject.name.to_owned(),
         };
         let start = format!("| {} | {who} |", row.name());
         let failed = measured.iter().find_map(|m| m.as_ref().err());
-        lines.push(match (cell(measured, &rounds[0]), failed) {
+        lines.push(match (cell(outcome, which), failed) {
             (Some(cell), _) => {
                 let [median, least, most] = cell.rate;
+                let behind = cell.share_behind.map_or(String::new(), |share| format!("{share:.3}"));
                 let counts: Vec<_> =
                     cell.counts.iter().map(|(n, c)| format!("{n} {c:.0}")).collect();
                 format!(
-                    "{start} {} | {}, {} | {:.1} | {:.3} | {} | {} |\n",
+                    "{start} {} | {}, {} | {:.1} | {:.3} | {behind} | {} | {} |\n",
                     thousands(median),
                     thousands(least),
                     thousands(most),
@@ -143,7 +147,7 @@ fn lines(outcome: &Outcome) -> Vec<String> {
             }
             (None, why) => {
                 let why = why.map_or("no round", |why| why.lines().next().unwrap_or_default());
-                format!("{start} not measured: {why} | | | | | |\n")
+                format!("{start} not measured: {why} | | | | | | |\n")
             }
         });
     }
@@ -159,7 +163,7 @@ fn missing(row: &Row) -> impl Iterator<Item = String> {
     MISSING
         .iter()
         .filter(move |(_, durability, _)| *durability == wanted)
-        .map(move |(who, _, why)| format!("| {name} | {who} | cannot: {why} | | | | | |\n"))
+        .map(move |(who, _, why)| format!("| {name} | {who} | cannot: {why} | | | | | | |\n"))
 }
 
 /// With a comma between thousands.
@@ -179,14 +183,16 @@ fn thousands(number: f64) -> String {
 pub(crate) fn json(command: &str, environment: &Value, outcomes: &[Outcome]) -> Value {
     let row = |outcome: &Outcome| {
         let Outcome { row, rounds } = outcome;
-        let of = |(subject, measured): (&crate::cases::Subject, &Vec<Result<Measured, String>>)| {
-            let cell = cell(measured, &rounds[0]);
+        let of = |which: usize| {
+            let (subject, measured, cell) =
+                (&row.subjects[which], &rounds[which], cell(outcome, which));
             json!({
                 "name": subject.name,
                 "durability": durability(subject.durability),
                 "says": subject.says,
                 "batches_per_s": cell.as_ref().map(|c| c.rate[0]),
                 "share": cell.as_ref().map(|c| c.share),
+                "share_of_synced_behind": cell.as_ref().and_then(|c| c.share_behind),
                 "cpu_ns_per_batch": cell.as_ref().map(|c| c.cpu_ns),
                 "rounds": measured.iter().map(|m| match m {
                     Ok(measured) => json!(measured),
@@ -198,7 +204,7 @@ pub(crate) fn json(command: &str, environment: &Value, outcomes: &[Outcome]) -> 
             "name": row.name(),
             "batch_bytes": row.batch_bytes,
             "group": row.group,
-            "subjects": row.subjects.iter().zip(rounds).map(of).collect::<Vec<_>>(),
+            "subjects": (0..rounds.len()).map(of).collect::<Vec<_>>(),
         })
     };
     let missing = |(name, of, why): &(&str, Durability, &str)| json!({ "name": name, "durability": durability(*of), "why": why });
@@ -221,11 +227,13 @@ mod tests {
 
     #[test]
     fn a_share_is_taken_within_a_round_and_what_failed_is_in_none() {
-        let ceiling = [measured(100), measured(400), measured(400), measured(1)];
-        let mine = [measured(200), measured(400), measured(1_600), Err("no room".to_owned())];
-        let cell = cell(&mine, &ceiling).unwrap();
+        let ceiling = vec![measured(100), measured(400), measured(400), measured(1)];
+        let synced = vec![measured(200), measured(800), measured(800), measured(1)];
+        let mine = vec![measured(200), measured(400), measured(1_600), Err("no room".to_owned())];
+        let row = crate::cases::rows(100, false).swap_remove(0);
+        let cell = cell(&Outcome { row, rounds: vec![ceiling, synced, mine] }, 2).unwrap();
         // Of the rounds 0.5, 1 and 0.25.
-        assert_eq!(cell.share, 0.5);
+        assert_eq!((cell.share, cell.share_behind), (0.5, Some(1.0)));
         assert_eq!(cell.rate, [2.5e9, 6.25e8, 5e9]);
         assert_eq!((cell.cpu_ns, cell.counts), (0.5, vec![("writes".to_owned(), 400.0)]));
     }
