@@ -1,18 +1,67 @@
 //! The engine on the simulated machine, for tests of whoever builds on it.
 //!
-//! One core on one seeded disk: [`open`] it in a process of [`World`](crate::io::sim), use it as on
-//! a real machine, cut the power, and open it again.
+//! A [`Machine`] runs your server on one core with one seeded disk, and your clients beside it; cut
+//! the power, and run it again. All of it is one thread and virtual time: a seed that fails, fails
+//! again. For tests without a server, [`open`] a core in a process of a [`World`].
+//!
+//! ```
+//! use kariz_engine::io::sim::{Faults, Sim};
+//! use kariz_engine::io::{Conn, Io};
+//! use kariz_engine::sim::{Machine, connect};
+//! use kariz_engine::{LogConfig, Mark, Shard, TopicPartition};
+//! use std::net::SocketAddr;
+//!
+//! /// Answers each byte, once it is durable, with how many there are.
+//! async fn count<I: Io>(shard: Shard<I>, at: SocketAddr) -> std::io::Result<()> {
+//!     let name = TopicPartition::new("bytes", 0);
+//!     let log = shard.ensure(&name, LogConfig::default()).await.map_err(std::io::Error::other)?;
+//!     let serve = |conn: I::Conn| {
+//!         let log = log.clone();
+//!         async move {
+//!             while let Some(chunk) = conn.recv().await? {
+//!                 let batch = kariz_engine::Batch::build().record(None, Some(&chunk), &[], None);
+//!                 let span = log.append(&batch.done().unwrap()).map_err(std::io::Error::other)?;
+//!                 log.reach(Mark::Durable, &span).await.map_err(std::io::Error::other)?;
+//!                 conn.send(&[u8::try_from(span.end.0).unwrap()], false).await?;
+//!             }
+//!             Ok::<_, std::io::Error>(())
+//!         }
+//!     };
+//!     shard.accept(at, 10, serve).await
+//! }
+//!
+//! let at = SocketAddr::from(([127, 0, 0, 1], 7000));
+//! let ask = move |io: Sim| async move {
+//!     let conn = connect(&io, at).await.unwrap();
+//!     conn.send(b"!", false).await.unwrap();
+//!     conn.recv().await.unwrap().unwrap()[0]
+//! };
+//! for seed in 0..10 {
+//!     let mut machine = Machine::new(seed, Faults::none(), move |shard| count(shard, at));
+//!     assert_eq!(machine.run(ask).done()?, 1);
+//!     machine.world().crash();
+//!     assert_eq!(machine.run(ask).done()?, 2, "seed {seed}");
+//!     machine.shut_down()?;
+//!     assert_eq!(machine.run(ask).done()?, 3);
+//! }
+//! # Ok::<_, std::io::Error>(())
+//! ```
 
-use crate::io::sim::Sim;
+use crate::io::Io;
+use crate::io::sim::{Faults, Outcome, Sim, SimConn, World};
 use crate::partition::Event;
 use crate::shard::{RecoveryReport, Settings, Shard};
 use crate::types::ShardId;
+use std::cell::RefCell;
+use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How a simulated core is opened.
+#[derive(Clone)]
 pub struct Options {
     /// Bytes of its journal; small ones go round often.
     pub journal_bytes: u64,
@@ -56,4 +105,121 @@ pub async fn open(
 /// Those of the simulated disk: then the next start is a recovery.
 pub async fn close(shard: &Shard<Sim>) -> io::Result<()> {
     shard.close().await
+}
+
+/// Connects to `at`, as clients do, for as long as nobody listens there yet: up to 10 s.
+///
+/// # Errors
+/// As [`Sim::connect`].
+pub async fn connect(io: &Sim, at: SocketAddr) -> io::Result<SimConn> {
+    let until = io.now().plus(Duration::from_secs(10));
+    loop {
+        match io.connect(at).await {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && io.now() < until => {
+                io.sleep(Duration::from_millis(1)).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Where a [`Machine`] keeps its log.
+const DIR: &str = "/data";
+/// How long a shutdown may take in virtual time. The grace of its connections is a part of it.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A simulated machine on which one core runs a server, again and again on the same disk.
+pub struct Machine<A> {
+    world: World,
+    app: A,
+    options: Options,
+    running: Option<(Sim, Shard<Sim>)>,
+}
+
+impl<A, Fut, E> Machine<A>
+where
+    A: Fn(Shard<Sim>) -> Fut + Clone + 'static,
+    Fut: Future<Output = Result<(), E>> + 'static,
+    E: std::error::Error + 'static,
+{
+    /// A machine with an empty disk. All that happens on it follows from `seed`, `faults`, and what
+    /// `app` (as for [`Engine::serve`](crate::Engine::serve)) and its clients do.
+    pub fn new(seed: u64, faults: Faults, app: A) -> Self {
+        let world = World::new(seed, faults);
+        Self { world, app, options: Options::default(), running: None }
+    }
+
+    /// Opens the core otherwise from the next run on.
+    pub fn set_options(&mut self, options: Options) {
+        self.options = options;
+    }
+
+    /// Starts a process: opens the core, serves, and runs `client` to its end. The process is there
+    /// until the next run, or the next thing that is done to the [`World`]; one that is still there
+    /// is killed first. A client begins with [`connect`].
+    ///
+    /// # Errors
+    /// The outcome is one if the core could not be opened.
+    ///
+    /// # Panics
+    /// With what a task panicked with; if `app` fails.
+    pub fn run<T, Client>(&mut self, client: impl FnOnce(Sim) -> Client) -> Outcome<io::Result<T>>
+    where
+        T: 'static,
+        Client: Future<Output = T> + 'static,
+    {
+        let opened = Rc::new(RefCell::new(None));
+        let (slot, app, options) = (Rc::clone(&opened), self.app.clone(), self.options.clone());
+        self.running = None;
+        let outcome = self.world.boot(|io| {
+            let client = client(io.clone());
+            async move {
+                let (shard, _) = open(io.clone(), Path::new(DIR), options).await?;
+                *slot.borrow_mut() = Some((io, shard.clone()));
+                let (running, served) = (shard.guard(), app(shard.clone()));
+                shard.spawn(async move {
+                    if let Err(error) = served.await {
+                        panic!("the app has failed: {error}");
+                    }
+                    drop(running);
+                });
+                Ok(client.await)
+            }
+        });
+        self.running = opened.take();
+        outcome
+    }
+
+    /// Ends the process in order, as [`Engine::shutdown`](crate::Engine::shutdown) does.
+    ///
+    /// # Errors
+    /// Those of the simulated disk; also if no process is there, or its end takes a minute.
+    pub fn shut_down(&mut self) -> io::Result<()> {
+        let Some((io, shard)) = self.running.take() else {
+            return Err(io::Error::other("no process is there"));
+        };
+        let ended = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&ended);
+        let until = self.world.now().plus(SHUTDOWN_MAX);
+        io.spawn(async move {
+            shard.stop();
+            shard.apps_ended(shard.io().now().plus(GRACE)).await;
+            let closed = shard.close().await;
+            *slot.borrow_mut() = Some(closed);
+        });
+        while ended.borrow().is_none() && self.world.now() < until {
+            if let Outcome::Stopped(end) = self.world.run_for(Duration::from_millis(1)) {
+                return Err(io::Error::other(format!("the machine stopped: {end:?}")));
+            }
+        }
+        let ended = ended.take();
+        self.world.kill();
+        ended.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The machine itself: its power, its disk, its faults, its history.
+    pub fn world(&mut self) -> &mut World {
+        &mut self.world
+    }
 }

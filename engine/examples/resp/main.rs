@@ -40,7 +40,7 @@ struct Session<I: Io> {
 impl<I: Io> Session<I> {
     async fn run(mut self) -> Result<()> {
         while self.receive().await? {
-            let (input, mut at, mut out) = (std::mem::take(&mut self.input), 0, Vec::new());
+            let (mut input, mut at, mut out) = (std::mem::take(&mut self.input), 0, Vec::new());
             while let Some((args, bytes)) = parse(&input[at..])? {
                 at += bytes;
                 out.extend(self.answer(&args).await.unwrap_or_else(codec::error));
@@ -51,8 +51,9 @@ impl<I: Io> Session<I> {
             }
             self.conn.send(&out, false).await?;
             self.added.drain(..self.added.len().saturating_sub(1));
-            // Before what came while a read waited.
-            self.input.splice(..0, input[at..].iter().copied());
+            input.drain(..at);
+            input.append(&mut self.input); // what came while a read waited
+            self.input = input;
         }
         Ok(())
     }
@@ -64,7 +65,7 @@ impl<I: Io> Session<I> {
             chunk = self.conn.recv() => chunk?,
             () = self.shard.stopping() => None,
         };
-        self.input.extend(chunk.iter().flatten());
+        self.input.extend_from_slice(chunk.as_deref().unwrap_or_default());
         Ok(chunk.is_some() && self.input.len() <= REQUEST_BYTES_MAX)
     }
 
