@@ -122,7 +122,9 @@ async fn read(io: Sim) -> BTreeMap<u64, String> {
 
 /// Whether all that clients were told of is there after crashes and kills.
 fn keeps_its_word(seed: u64, ack: Mark) -> bool {
-    let mut machine = Machine::new(seed, Faults::swarm(seed), move |s| resp::serve(s, AT, ack));
+    let mut machine = Machine::new(seed, Faults::swarm(seed), move |s| {
+        resp::serve(s, resp::Options(AT, ack, true))
+    });
     let told = Told::default();
     for round in 0..4 {
         let end = if (seed + round).is_multiple_of(3) { End::Killed } else { End::PowerCut };
@@ -162,7 +164,9 @@ fn what_is_only_appended_does_not() {
 
 #[test]
 fn a_blocked_read_wakes_when_an_entry_comes_and_ends_with_its_time() {
-    let mut machine = Machine::new(1, Faults::none(), |shard| resp::serve(shard, AT, Mark::High));
+    let mut machine = Machine::new(1, Faults::none(), |shard| {
+        resp::serve(shard, resp::Options(AT, Mark::High, true))
+    });
     let run = machine.run(|io| async move {
         let (mut reader, mut writer) = (Client::new(&io).await, Client::new(&io).await);
         reader.send(&[&["XREAD", "BLOCK", "0", "STREAMS", "a", "b", "$", "$"]]).await.unwrap();
@@ -192,7 +196,9 @@ fn a_blocked_read_wakes_when_an_entry_comes_and_ends_with_its_time() {
 
 #[test]
 fn what_is_no_resp_ends_the_connection_and_nothing_else() {
-    let mut machine = Machine::new(1, Faults::none(), |shard| resp::serve(shard, AT, Mark::High));
+    let mut machine = Machine::new(1, Faults::none(), |shard| {
+        resp::serve(shard, resp::Options(AT, Mark::High, true))
+    });
     let run = machine.run(|io| async move {
         for bad in
             ["GET / HTTP/1.1\r\n\r\n", "*-1\r\n", "*1\r\n:1\r\n", "*1\r\n$99999999999\r\n", "\n"]

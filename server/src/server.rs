@@ -204,6 +204,14 @@ impl Server {
         self.inner.http.as_ref().map(Http::listening)
     }
 
+    /// The engine below, until the server stops: another protocol can be served on it
+    /// ([`Engine::serve`]), from the same partitions. Which there are is the cluster's to say: make
+    /// them through Kafka's protocol.
+    #[must_use]
+    pub fn engine(&self) -> Option<Engine> {
+        self.inner.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Answers what has been asked, makes everything durable, and ends. Again: says how it ended.
     ///
     /// # Errors

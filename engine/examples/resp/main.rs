@@ -18,19 +18,21 @@ const CONNECTIONS_MAX: usize = 10_000;
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
-/// Serves on one core until the engine stops. An answer to XADD promises `ack`.
-pub async fn serve<I: Io>(shard: Shard<I>, first: SocketAddr, ack: Mark) -> std::io::Result<()> {
-    let at = SocketAddr::new(first.ip(), first.port() + shard.id().0);
-    let session = |conn| {
-        Session { shard: shard.clone(), first, ack, conn, input: vec![], added: vec![] }.run()
-    };
+/// Where core 0 listens, what XADD's answer promises, and whether a stream is made when first named.
+#[derive(Clone, Copy)]
+pub struct Options(pub SocketAddr, pub Mark, pub bool);
+
+/// Serves on one core until the engine stops.
+pub async fn serve<I: Io>(shard: Shard<I>, options: Options) -> std::io::Result<()> {
+    let at = SocketAddr::new(options.0.ip(), options.0.port() + shard.id().0);
+    let session =
+        |conn| Session { shard: shard.clone(), options, conn, input: vec![], added: vec![] }.run();
     shard.accept(at, CONNECTIONS_MAX, session).await
 }
 
 struct Session<I: Io> {
     shard: Shard<I>,
-    first: SocketAddr,
-    ack: Mark,
+    options: Options,
     conn: I::Conn,
     input: Vec<u8>,
     /// What the answers speak of that are not sent yet, or spoke of last.
@@ -47,7 +49,7 @@ impl<I: Io> Session<I> {
             }
             for (stream, span) in &self.added {
                 // On an error the connection ends: nobody can say what of it will be there.
-                stream.reach(self.ack, span).await?;
+                stream.reach(self.options.1, span).await?;
             }
             self.conn.send(&out, false).await?;
             self.added.drain(..self.added.len().saturating_sub(1));
@@ -84,10 +86,7 @@ impl<I: Io> Session<I> {
                 Ok(bulk(format!("{}-0", span.end)))
             }
             (b"XADD", _) => Err("the log gives out ids: XADD key * field value ...".into()),
-            (b"XLEN", [key]) => {
-                let marks = self.stream(key).await?.marks();
-                Ok(int(marks.high_watermark.since(marks.log_start)))
-            }
+            (b"XLEN", [key]) => Ok(int(self.stream(key).await?.marks().visible())),
             (b"XRANGE", [key, from, to, options @ ..]) => {
                 let (from, to) = (Offset(number(from)?.max(1) - 1), number(to)?);
                 entries(&self.stream(key).await?, from, to, options).await
@@ -121,9 +120,10 @@ impl<I: Io> Session<I> {
             Err(NotHere::Unknown) => slot / 16_384_u16.div_ceil(self.shard.shards()),
         };
         if core != self.shard.id().0 {
-            let (ip, port) = (self.first.ip(), self.first.port() + core);
-            return Err(format!("MOVED {slot} {ip}:{port}").into());
+            let at = SocketAddr::new(self.options.0.ip(), self.options.0.port() + core);
+            return Err(format!("MOVED {slot} {at}").into());
         }
+        self.options.2.then_some(()).ok_or("there is no such stream")?;
         Ok(self.shard.ensure(&name, LogConfig::default()).await?)
     }
 
@@ -193,7 +193,7 @@ fn main() -> Result<()> {
     engine.serve(move |shard| {
         // Settings are not stored: without them nothing of a stream is ever deleted.
         shard.partitions().iter().for_each(|stream| stream.configure(LogConfig::default()));
-        serve(shard, first, ack)
+        serve(shard, Options(first, ack, true))
     })?;
     Ok(engine.wait()?)
 }

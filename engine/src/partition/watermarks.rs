@@ -23,6 +23,14 @@ pub struct Marks {
     pub written: Offset,
 }
 
+impl Marks {
+    /// How many offsets consumers can read.
+    #[must_use]
+    pub fn visible(&self) -> i64 {
+        self.high_watermark.since(self.log_start)
+    }
+}
+
 /// The watermarks of one partition.
 #[derive(Clone, Debug)]
 pub(crate) struct Watermarks {
