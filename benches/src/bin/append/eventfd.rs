@@ -10,12 +10,9 @@ use std::time::{Duration, Instant};
 /// Round trips, of which the first tenth only warms up.
 const ROUND_TRIPS: usize = 100_000;
 
-/// Of all round trips, sorted: the shortest, the median, the 99th percentile, the longest.
+/// Of all round trips.
 pub(crate) struct RoundTrip {
-    pub(crate) min: Duration,
     pub(crate) p50: Duration,
-    pub(crate) p99: Duration,
-    pub(crate) max: Duration,
 }
 
 /// A thread on CPU `here` writes an eventfd and blocks in a read of another one; a thread on CPU
@@ -53,11 +50,10 @@ pub(crate) fn measure(here: usize, there: usize) -> io::Result<RoundTrip> {
     })?
     .split_off(ROUND_TRIPS / 10);
     took.sort_unstable();
-    let at = |percent: usize| took[(took.len() - 1) * percent / 100];
-    Ok(RoundTrip { min: at(0), p50: at(50), p99: at(99), max: at(100) })
+    Ok(RoundTrip { p50: took[took.len() / 2] })
 }
 
-fn pin(cpu: usize) -> io::Result<()> {
+pub(crate) fn pin(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(rustix::thread::sched_setaffinity(None, &set)?)

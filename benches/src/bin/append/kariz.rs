@@ -81,7 +81,7 @@ async fn measure(shard: &Shard, job: &Job) -> Result<Done, Box<dyn std::error::E
 }
 
 /// Batches of one record without a key, `bytes` long on the wire, head and all.
-fn batches(bytes: usize) -> io::Result<Vec<Batch>> {
+pub(crate) fn batches(bytes: usize) -> io::Result<Vec<Batch>> {
     let build = |value: &[u8]| {
         let now = Timestamp(1_700_000_000_000);
         Batch::build().record(None, Some(value), &[], now).done().map_err(io::Error::other)

@@ -25,12 +25,13 @@
 //! Batches are made before the clock starts, and `kariz-parse` has each parsed as well. The rivals
 //! compute their checksums as they append; Kariz checks the client's when it parses.
 //!
-//! With `--eventfd` nothing is appended: it tells what waking another core and being woken by it
-//! takes.
+//! With `--handle` it measures something else: appends from a tokio runtime on another core, beside
+//! what waking a core and being woken by it takes.
 
 mod cases;
 mod ceiling;
 mod eventfd;
+mod handle;
 mod job;
 mod kariz;
 mod machine;
@@ -61,9 +62,9 @@ enum One {
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only tell the round trip between two threads that wake each other, on CPUs 0 and 1
+    /// Measure appends from another core instead: the partition's is CPU 0, the other CPU 1
     #[arg(long)]
-    eventfd: bool,
+    handle: bool,
     /// Where files are made and removed
     #[arg(long, value_name = "DIR", default_value = "target/append")]
     data: PathBuf,
@@ -107,7 +108,7 @@ fn main() -> ExitCode {
     let Cli { one, args } = Cli::parse();
     let done = match one {
         Some(One::One(job)) => run_one(&job),
-        None if args.eventfd => tell_eventfd(),
+        None if args.handle => run_handle(&args),
         None => run(&args),
     };
     match done {
@@ -126,12 +127,26 @@ fn run_one(job: &job::Job) -> io::Result<()> {
     Ok(())
 }
 
-fn tell_eventfd() -> io::Result<()> {
-    let eventfd::RoundTrip { min, p50, p99, max } = eventfd::measure(0, 1)?;
-    println!(
-        "eventfd round trip between CPUs 0 and 1: p50 {p50:?}, min {min:?}, p99 {p99:?}, max {max:?}"
-    );
-    Ok(())
+fn run_handle(args: &Args) -> io::Result<()> {
+    std::fs::create_dir_all(&args.data)?;
+    let mut environment = machine::environment(&args.data);
+    let before = machine::probe(0);
+    let measured = handle::run(&args.data, args.rounds)?;
+    environment["probes"] = serde_json::json!({ "before": before, "after": machine::probe(0) });
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let all = serde_json::json!({
+        "command": command, "environment": environment, "handle": measured,
+    });
+    match &args.out {
+        Some(out) => {
+            std::fs::create_dir(out)?;
+            std::fs::write(out.join("summary.json"), format!("{all:#}\n"))
+        }
+        None => {
+            println!("{all:#}");
+            Ok(())
+        }
+    }
 }
 
 fn run(args: &Args) -> io::Result<()> {
