@@ -3,8 +3,11 @@
 //! A partition lives on one core. A batch that comes in is checked, gets its offset, and is staged;
 //! the turn of the core's loop ends in one write a partition into the page cache; a group commit
 //! makes all that gathered on the core durable with one journal entry and one sync. A reader gets a
-//! pinned range of a segment file, to send from there. `FORMAT.md` beside this crate draws every
-//! byte on disk and says what each crash leaves.
+//! pinned range of a segment file, to send from there.
+//!
+//! More, a page each: [the way of one append and of one read](guide::architecture),
+//! [durability in one table](guide::durability), [coming from RocksDB, Kafka's log or a
+//! file](guide::coming_from), and [every byte on disk and what each crash leaves](guide::format).
 //!
 //! # The map
 //!
@@ -27,6 +30,7 @@
 //! | [`verify`] | the offline check of a stopped data directory; plain files, outside the seam |
 //! | [`sim`] | opening a core on the simulated machine |
 //! | `engine` | threads, and the data directory |
+//! | [`guide`] | no code: the pages in `docs/` |
 //!
 //! # Invariants
 //!
@@ -73,11 +77,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![deny(missing_docs)]
+
 pub mod batch;
 mod checkpoint;
 pub mod config;
 mod engine;
 mod futures;
+pub mod guide;
 pub mod io;
 mod journal;
 mod log;
@@ -108,3 +115,8 @@ pub use types::{
     Timestamp, TopicId, TopicPartition,
 };
 pub use verify::VerifyError;
+
+/// The code in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -121,7 +121,7 @@ impl Handle {
 
     /// Appends `batch` and waits until that is as safe as `until` says. Calls that overlap are
     /// appended in the order in which they were first polled, as long as one task makes them; they
-    /// wait when the core is [64 MiB](RemoteAppend) behind.
+    /// wait when the core is 64 MiB behind.
     ///
     /// # Errors
     /// [`HandleError`]. Dropped before its end, it may have appended.
