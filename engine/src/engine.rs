@@ -22,6 +22,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How an engine is opened.
+///
+/// ```
+/// use kariz_engine::Config;
+///
+/// let mut config = Config { cpus: (0..4).collect(), ..Config::default() };
+/// config.on_event = std::sync::Arc::new(|event| eprintln!("{event:?}"));
+/// ```
 #[derive(Clone)]
 pub struct Config {
     /// One shard for each entry, pinned to that CPU.
@@ -109,6 +116,19 @@ pub enum ShutdownError {
 ///
 /// Dropping the last one without [`Engine::shutdown`] is a crash, and as safe as one. It does not
 /// wait: the data directory is free, and its files are closed, when the cores' threads have ended.
+///
+/// ```
+/// # use kariz_engine::*;
+/// # use std::time::Duration;
+/// # let dir = std::env::temp_dir().join(format!("kariz-doc-open-{}", std::process::id()));
+/// let engine = Engine::open(&dir, Config { cpus: vec![0, 0], ..Config::default() })?;
+/// assert_eq!(engine.shards(), 2);
+/// assert!(engine.recovery().was_clean()); // it was new
+/// assert!(matches!(Engine::open(&dir, Config::default()), Err(OpenError::Locked(_))));
+/// engine.shutdown(Duration::from_secs(1))?;
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Engine(Arc<Shared>);
 
@@ -222,6 +242,17 @@ impl Engine {
     ///
     /// What a crash left in a journal is not looked at: the report's notes say where that is so.
     ///
+    /// ```
+    /// # use kariz_engine::*;
+    /// # use std::time::Duration;
+    /// # let dir = std::env::temp_dir().join(format!("kariz-doc-verify-{}", std::process::id()));
+    /// Engine::open(&dir, Config::default())?.shutdown(Duration::from_secs(1))?;
+    /// let report = Engine::verify(&dir)?;
+    /// assert!(report.is_sound(), "{:?}", report.faults);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`VerifyError`]: nothing is known. What is wrong in the files is in the report.
     pub fn verify(dir: impl AsRef<Path>) -> Result<verify::Report, VerifyError> {
@@ -254,6 +285,24 @@ impl Engine {
 
     /// Runs `app` on every core. Call it again for another protocol: they share the partitions.
     ///
+    /// ```
+    /// # use kariz_engine::*;
+    /// # use std::time::Duration;
+    /// # let dir = std::env::temp_dir().join(format!("kariz-doc-serve-{}", std::process::id()));
+    /// let engine = Engine::open(&dir, Config::default())?;
+    /// engine.serve(|shard| async move {
+    ///     let name = TopicPartition::new("lines", shard.id().0.into());
+    ///     let _log = shard.ensure(&name, LogConfig::default()).await?;
+    ///     // Here a server would `accept`.
+    ///     shard.stopping().await;
+    ///     Ok::<(), CreateError>(())
+    /// })?;
+    /// # engine.shutdown(Duration::from_secs(60))?;
+    /// engine.wait()?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Closed`] once the engine has shut down.
     pub fn serve<F, Fut, E>(&self, app: F) -> Result<(), Closed>
@@ -280,7 +329,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until the engine shuts down, or an app fails.
+    /// Waits until the engine shuts down, or an app fails. Not for a core that fails alone, by a panic
+    /// or its disk: [`Config::on_event`] tells of its disk, and [`Engine::shutdown`] of both.
+    ///
+    /// ```
+    /// # use kariz_engine::*;
+    /// # use std::time::Duration;
+    /// # let dir = std::env::temp_dir().join(format!("kariz-doc-wait-{}", std::process::id()));
+    /// let engine = Engine::open(&dir, Config::default())?;
+    /// engine.serve(|_| async { Err::<(), _>(std::io::Error::other("the port is taken")) })?;
+    /// assert_eq!(engine.wait().unwrap_err().to_string(), "a server failed: the port is taken");
+    /// # engine.shutdown(Duration::from_secs(1))?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// The first app's error.
@@ -300,7 +362,8 @@ impl Engine {
 
     /// Ends in order: tells the apps ([`Shard::stopping`]) and waits for them up to `grace`, makes
     /// everything durable, notes that no recovery is needed, joins the threads, and gives the data
-    /// directory's lock back, whoever still holds a clone of this engine.
+    /// directory's lock back, whoever still holds a clone of this engine. Not from a core: its thread
+    /// would wait for itself.
     ///
     /// # Errors
     /// [`ShutdownError`]: the first core that did not end in order.

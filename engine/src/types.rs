@@ -160,6 +160,15 @@ pub struct BadTopicId(String);
 pub struct ShardId(pub u16);
 
 /// A partition's name: its topic and its number in it.
+///
+/// ```
+/// use kariz_engine::TopicPartition;
+///
+/// let orders = TopicPartition::new("orders", 0);
+/// assert_eq!(orders.to_string(), "orders-0"); // as its directory is called
+/// assert_eq!(TopicPartition::from_dir_name("orders-0"), Some(orders));
+/// assert!(TopicPartition::new("../orders", 0).check().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
     /// The topic's name.

@@ -21,6 +21,22 @@ pub enum BuildError {
 }
 
 /// A batch in the making; see [`Batch::build`].
+///
+/// ```
+/// use kariz_engine::batch::Codec;
+/// use kariz_engine::{Batch, ProducerEpoch, ProducerId, Sequence, Timestamp};
+///
+/// let mut builder = Batch::build()
+///     .producer(ProducerId(7), ProducerEpoch(0), Sequence(0))
+///     .compress(Codec::Lz4)
+///     .record(Some(b"table 7"), Some(b"one coffee"), &[("waiter", Some(b"Ada"))], Timestamp(1));
+/// for _ in 0..9 {
+///     builder.add(None, Some(b"one more"), &[], Timestamp(2));
+/// }
+/// let batch = builder.done()?;
+/// assert_eq!((batch.offsets(), batch.header().codec()), (10, Some(Codec::Lz4)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a batch is made by `done`"]
 pub struct BatchBuilder {

@@ -49,6 +49,20 @@ pub struct Batch {
 impl Batch {
     /// Takes `wire` as one batch from a client.
     ///
+    /// ```
+    /// use kariz_engine::Batch;
+    /// use kariz_engine::batch::{Check, Fault};
+    ///
+    /// # let wire = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?.wire().to_vec();
+    /// let batch = Batch::parse(wire.clone().into(), Check::Opaque)?;
+    /// assert_eq!(batch.wire(), &wire);
+    ///
+    /// let mut damaged = wire;
+    /// damaged[70] ^= 1;
+    /// assert!(matches!(Batch::parse(damaged.into(), Check::Opaque), Err(Fault::Crc { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Every [`Fault`] but those of timestamps, which need a topic and a clock:
     /// [`TimestampBounds::check`].
@@ -188,6 +202,17 @@ impl Batch {
     }
 
     /// Its records, at most `max_bytes` of them once inflated.
+    ///
+    /// ```
+    /// use kariz_engine::Batch;
+    ///
+    /// let batch = Batch::build().record(Some(b"table 7"), Some(b"one coffee"), &[], None).done()?;
+    /// for record in batch.records(1 << 20)?.iter() {
+    ///     let record = record?;
+    ///     assert_eq!((record.key, record.value), (Some(&b"table 7"[..]), Some(&b"one coffee"[..])));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`RecordFault::Codec`], [`RecordFault::Inflate`].

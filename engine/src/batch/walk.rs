@@ -122,6 +122,18 @@ pub fn validate_stored(bytes: &[u8]) -> Result<Header, StoredFault> {
 
 /// Iterates over a buffer of batches. Ends at the end of the buffer, or after the first fault:
 /// [`StoredFault::Incomplete`] when the buffer ends inside a batch, anything else is corrupt.
+///
+/// ```
+/// use kariz_engine::batch::{Batch, Batches};
+///
+/// let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+/// let log = batch.wire().repeat(3);
+/// for view in Batches::new(&log) {
+///     view?.check_crc()?;
+/// }
+/// assert_eq!(Batches::new(&log).count(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     buffer: &'a [u8],

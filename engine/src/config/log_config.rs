@@ -92,6 +92,16 @@ impl Default for LogConfig {
 impl LogConfig {
     /// Kafka's defaults with `set` instead, by the topics' names.
     ///
+    /// ```
+    /// use kariz_engine::LogConfig;
+    ///
+    /// let config = LogConfig::parse([("retention.ms", "-1"), ("write.caching", "true")])?;
+    /// assert!(config.retention_ms < 0 && config.write_caching);
+    /// let error = LogConfig::parse([("retention.days", "7")]).unwrap_err();
+    /// assert_eq!(error.to_string(), "`retention.days` is no setting of a topic");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ConfigError`].
     pub fn parse<'a>(

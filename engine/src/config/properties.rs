@@ -13,6 +13,12 @@ pub struct BadEscape {
 
 /// The keys and values in `text`, in order. A key that comes twice is there twice.
 ///
+/// ```
+/// let set = kariz_engine::config::parse_properties("# a broker's\nlog.retention.hours = 1\n");
+/// assert_eq!(set?, [("log.retention.hours".to_owned(), "1".to_owned())]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`BadEscape`].
 pub fn parse_properties(text: &str) -> Result<Vec<(String, String)>, BadEscape> {

@@ -39,6 +39,25 @@ pub struct LogSize {
 }
 
 /// What a core had counted since the engine was opened, or several together.
+///
+/// ```
+/// # use kariz_engine::{io::sim::{Faults, World}, *};
+/// # World::new(1, Faults::none()).boot(|io| async move {
+/// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+/// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+/// use kariz_engine::metrics::Value;
+///
+/// let snapshot = shard.snapshot();
+/// assert_eq!((snapshot.shard, snapshot.appends), (Some(shard.id()), 0));
+/// snapshot.each(|name, labels, value| {
+///     if let Value::Counter(n) = value {
+///         println!("{name} {labels:?} {n}");
+///     }
+/// });
+/// # drop(log);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).done().unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {

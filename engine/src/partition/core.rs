@@ -20,6 +20,18 @@ use std::sync::Arc;
 const POOL_MAX: usize = 64;
 
 /// What is worth telling an operator. Cold; called on the core's thread, never under a lock.
+///
+/// ```
+/// use kariz_engine::{Config, Event};
+///
+/// let tell = |event: &Event| match event {
+///     Event::Fenced { partition, reason } => eprintln!("{partition} does not serve: {reason}"),
+///     Event::CoreFailed { reason } => eprintln!("a core takes no writes: {reason}"),
+///     other => eprintln!("{other:?}"),
+/// };
+/// let config = Config { on_event: std::sync::Arc::new(tell), ..Config::default() };
+/// # drop(config);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

@@ -8,6 +8,23 @@ use std::sync::Arc;
 
 /// Whether the records of an append that failed may be in the log all the same. A protocol has to
 /// choose between "failed" and "unknown" by it; an idempotent producer may always try again.
+///
+/// ```
+/// # use kariz_engine::{io::sim::{Faults, World}, *};
+/// # World::new(1, Faults::none()).boot(|io| async move {
+/// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+/// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+/// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+/// use kariz_engine::io::sim::{Fault, OpKind, Rule};
+///
+/// shard.io().set_faults(Faults::none().with(Rule::on(OpKind::Sync, Fault::Io)));
+/// let span = log.append(&batch)?;
+/// let error = log.reach(Mark::Durable, &span).await.unwrap_err();
+/// assert_eq!(error.written(), Written::Maybe);
+/// assert!(matches!(log.append(&batch), Err(AppendError::Failed(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).done().unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// They are not there, and never will be.
@@ -51,7 +68,7 @@ pub enum AppendError {
     /// The disk is full, or the process has no descriptor left. Reads go on; try again later.
     #[error("the disk is full, or file descriptors have run out; nothing was written")]
     Full,
-    /// The partition's disk failed, or its log is damaged: reopen it.
+    /// The partition's disk failed, or its log is damaged: no writes until the engine is opened again.
     #[error("the partition takes no writes: {0}")]
     Failed(Arc<str>),
     /// The engine is shutting down.

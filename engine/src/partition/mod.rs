@@ -23,7 +23,7 @@ pub(crate) mod watermarks;
 
 pub use core::Event;
 pub use error::{AppendError, ReachError, ReadError, TrimError, Written};
-pub use reach::{Reach, Span};
+pub use reach::{Mark, Reach, Span};
 pub use read::{Found, Want};
 pub use slice::Slice;
 pub use tail::Tail;
@@ -56,17 +56,6 @@ const STAGED_BYTES_MAX: usize = 256 << 10;
 const JOURNAL_BYTES_MAX: usize = 256 << 10;
 /// How many failed writes are remembered for those who have not asked yet.
 const FAILURES_MAX: usize = 1024;
-
-/// How far a partition must have come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// Written: in the page cache.
-    Appended,
-    /// Survives a power cut.
-    Durable,
-    /// Visible to consumers: durable on every in-sync replica, or, with `write.caching`, written.
-    High,
-}
 
 /// A handle to one partition; clones are the same partition. It stays on its core.
 pub struct Partition<I: Io = Uring>(Rc<Inner<I>>);
@@ -283,6 +272,19 @@ impl<I: Io> Partition<I> {
     /// Appends `batch`. Its offsets are given out at once, in the order of the calls, and are
     /// provisional until [`Partition::reach`] says otherwise.
     ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// let (first, second) = (log.append(&batch)?, log.append(&batch)?);
+    /// assert_eq!((first.base, second.base), (Offset(0), Offset(1))); // neither is kept yet
+    /// log.reach(Mark::High, &second).await?; // both are
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`AppendError`]: nothing was appended.
     pub fn append(&self, batch: &Batch) -> Result<Span, AppendError> {
@@ -357,49 +359,6 @@ impl<I: Io> Partition<I> {
             inner.write_staged(self, state);
         }
         Ok(span)
-    }
-
-    /// Waits until `mark` has come to the end of `span`.
-    pub fn reach(&self, mark: Mark, span: &Span) -> Reach<I> {
-        Reach { partition: self.clone(), mark, span: *span, key: None }
-    }
-
-    /// Waits until `mark` has come to `end`, whatever is appended there.
-    pub fn reach_offset(&self, mark: Mark, end: Offset) -> Reach<I> {
-        let failures = self.0.state.borrow().failures;
-        let span = Span { base: end, end, append_time: None, duplicate: false, failures };
-        self.reach(mark, &span)
-    }
-
-    /// Whether `mark` has come to the end of `span`; asks for the commit that this needs.
-    ///
-    /// # Errors
-    /// [`ReachError`]: it never will.
-    pub fn reached(&self, mark: Mark, span: &Span) -> Result<bool, ReachError> {
-        let state = self.0.state.borrow();
-        if matches!(state.health, Health::Deleted) {
-            return Err(ReachError::Deleted);
-        }
-        if state.was_rolled_back(span) {
-            return Err(ReachError::Full);
-        }
-        if span.end <= state.at(mark) {
-            return Ok(true);
-        }
-        if let Health::Failed(reason) | Health::Fenced(reason) = &state.health {
-            return Err(ReachError::Failed(Arc::clone(reason)));
-        }
-        if let Some(reason) = self.0.core.failure() {
-            return Err(ReachError::Failed(reason));
-        }
-        if mark != Mark::Appended && span.end <= state.marks.staged() {
-            self.0.core.demand.set();
-            drop(state);
-            if mark == Mark::Durable {
-                self.join_next_commit();
-            }
-        }
-        Ok(false)
     }
 
     /// Writes what is staged.

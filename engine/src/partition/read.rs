@@ -44,6 +44,21 @@ impl<I: Io> Partition<I> {
     /// What can be read from `from` now: at most `max_bytes`, but always one whole batch. Empty
     /// from the high watermark to the log end. Waits only for pages that are not resident.
     ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// let span = log.append(&batch)?;
+    /// log.reach(Mark::High, &span).await?;
+    /// let slice = log.slice(Offset(0), 1 << 20).await?;
+    /// assert_eq!((slice.position(), slice.len()), (0, batch.total_bytes()));
+    /// assert!(log.slice(span.end, 1 << 20).await?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`ReadError`].
     pub async fn slice(&self, from: Offset, max_bytes: usize) -> Result<Slice<I>, ReadError> {
@@ -100,6 +115,27 @@ impl<I: Io> Partition<I> {
     /// order, as long as it goes on and there are more. Returns the offset behind the last that was
     /// seen.
     ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// # let span = log.append(&batch)?;
+    /// # log.reach(Mark::High, &span).await?;
+    /// use std::ops::ControlFlow;
+    ///
+    /// let mut seen = Vec::new();
+    /// let see = |record: &batch::Record<'_>| {
+    ///     seen.extend(record.value.map(<[u8]>::to_vec));
+    ///     ControlFlow::Continue(())
+    /// };
+    /// assert_eq!(log.records(Offset(0), see).await?, Offset(1));
+    /// assert_eq!(seen, [b"one coffee"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`ReadError`]; compressed records may be inflated to 16 MiB a batch.
     pub async fn records(
@@ -134,6 +170,22 @@ impl<I: Io> Partition<I> {
     /// As [`Partition::slice`], but waits for `want.min_bytes`, or for `want.wait`; not in an older
     /// segment, where no slice grows any more ([`Slice::is_followed`]). Its pages are in memory when
     /// it comes.
+    ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// use std::time::Duration;
+    ///
+    /// let span = log.append(&batch)?;
+    /// let want = Want { max_bytes: 1 << 20, min_bytes: 1, wait: Duration::from_secs(1) };
+    /// let slice = log.read(span.base, want).await?; // comes as soon as the record is visible
+    /// assert_eq!(slice.batches()?.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`ReadError`].
@@ -188,6 +240,23 @@ impl<I: Io> Partition<I> {
     }
 
     /// The first record with a timestamp of at least `at`, below the high watermark.
+    ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// for ms in [1_000, 2_000] {
+    ///     let batch = Batch::build().record(None, None, &[], Timestamp(ms)).done()?;
+    ///     let span = log.append(&batch)?;
+    ///     log.reach(Mark::High, &span).await?;
+    /// }
+    /// let found = log.find(Timestamp(1_500)).await?;
+    /// assert_eq!(found.map(|found| found.offset), Some(Offset(1)));
+    /// assert_eq!(log.find(Timestamp(3_000)).await?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`ReadError`].

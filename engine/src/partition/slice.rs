@@ -12,6 +12,26 @@ use std::io;
 /// A range of whole stored bytes: one segment's, below the high watermark, beginning with the
 /// batch that holds the offset asked for. It may end inside a batch. It pins its file: neither
 /// retention nor deletion takes the bytes away while it lives. It may go to any thread.
+///
+/// ```
+/// # use kariz_engine::{io::sim::{Faults, World}, *};
+/// # World::new(1, Faults::none()).boot(|io| async move {
+/// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+/// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+/// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+/// # log.append(&batch)?;
+/// # log.reach(Mark::High, &log.append(&batch)?).await?;
+/// let slice = log.slice(Offset(0), batch.total_bytes() + 1).await?; // one batch, and a byte more
+/// let (whole, next) = slice.whole()?.unwrap();
+/// assert_eq!((whole.len(), next), (batch.total_bytes(), Offset(1)));
+/// for batch in whole.batches()? {
+///     for record in batch.records(1 << 20)?.iter() {
+///         assert_eq!(record?.value, Some(&b"one coffee"[..]));
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).done().unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Slice<I: Io = Uring> {
     pub(super) file: I::File,
@@ -71,7 +91,7 @@ impl<I: Io> Slice<I> {
     /// RecordBatch. Reads from the page cache, or waits for the disk.
     ///
     /// # Errors
-    /// Those of the disk, and damage.
+    /// Those of the disk, and damage: [`ReadError::Fenced`], although the partition serves on.
     pub fn batches(&self) -> Result<Vec<Batch>, ReadError> {
         let bytes = self.bytes()?;
         let mut batches = Vec::new();

@@ -11,6 +11,20 @@ use std::sync::Arc;
 const BYTES_MAX: usize = 1 << 20;
 
 /// Follows a partition; see [`Partition::tail`].
+///
+/// ```
+/// # use kariz_engine::{io::sim::{Faults, World}, *};
+/// # World::new(1, Faults::none()).boot(|io| async move {
+/// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+/// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+/// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+/// let mut tail = log.tail(Offset(0));
+/// log.append(&batch)?;
+/// assert_eq!(tail.next().await?.len(), 1);
+/// assert_eq!(tail.position(), Offset(1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).done().unwrap();
+/// ```
 pub struct Tail<I: Io = Uring> {
     partition: Partition<I>,
     position: Offset,

@@ -293,6 +293,20 @@ impl<I: Io> Partition<I> {
     /// Moves the log start up to `before`. Durable with the next checkpoint, which this asks for;
     /// the segments that end before it go with that. Returns the log start.
     ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// let span = log.append(&batch)?;
+    /// log.reach(Mark::High, &span).await?;
+    /// assert_eq!(log.trim(span.end)?, Offset(1));
+    /// assert!(matches!(log.slice(Offset(0), 1).await, Err(ReadError::OutOfRange { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`TrimError`].
     pub fn trim(&self, before: Offset) -> Result<Offset, TrimError> {

@@ -9,6 +9,21 @@ use crate::log::LogEnd;
 use crate::types::Offset;
 
 /// Where a partition's log begins and how far its records have come.
+///
+/// ```
+/// # use kariz_engine::{io::sim::{Faults, World}, *};
+/// # World::new(1, Faults::none()).boot(|io| async move {
+/// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+/// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+/// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+/// let span = log.append(&batch)?;
+/// assert_eq!(log.marks().written, Offset(0)); // the end of the turn writes it
+/// log.reach(Mark::Durable, &span).await?;
+/// let marks = log.marks();
+/// assert_eq!((marks.written, marks.durable, marks.high_watermark), (span.end, span.end, span.end));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).done().unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// The first offset kept.

@@ -123,6 +123,29 @@ impl Handle {
     /// appended in the order in which they were first polled, as long as one task makes them; they
     /// wait when the core is 64 MiB behind.
     ///
+    /// ```
+    /// # use kariz_engine::*;
+    /// # use std::time::Duration;
+    /// # let dir = std::env::temp_dir().join(format!("kariz-doc-append-{}", std::process::id()));
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # let engine = Engine::open(&dir, Config::default())?;
+    /// # let (handle, name) = (engine.handle(), TopicPartition::new("t", 0));
+    /// # let t = name.clone();
+    /// # let make = |shard: Shard| async move { shard.ensure(&t, LogConfig::default()).await.map(drop) };
+    /// # handle.on(ShardId(0), make).await??;
+    /// let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// let span = handle.append(&name, batch.clone(), Mark::Durable).await?;
+    /// assert_eq!(span.base, Offset(0));
+    ///
+    /// let error = handle.append(&TopicPartition::new("nowhere", 0), batch, Mark::High).await;
+    /// assert_eq!(error.unwrap_err().written(), Written::No);
+    /// # engine.shutdown(Duration::from_secs(1))?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`HandleError`]. Dropped before its end, it may have appended.
     pub async fn append(
@@ -138,6 +161,28 @@ impl Handle {
     }
 
     /// Reads as [`Partition::read`] does; the pages of the slice are in memory when it comes.
+    ///
+    /// ```
+    /// # use kariz_engine::*;
+    /// # use std::time::Duration;
+    /// # let dir = std::env::temp_dir().join(format!("kariz-doc-read-{}", std::process::id()));
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # let engine = Engine::open(&dir, Config::default())?;
+    /// # let (handle, name) = (engine.handle(), TopicPartition::new("t", 0));
+    /// # let t = name.clone();
+    /// # let make = |shard: Shard| async move { shard.ensure(&t, LogConfig::default()).await.map(drop) };
+    /// # handle.on(ShardId(0), make).await??;
+    /// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// # handle.append(&name, batch, Mark::Appended).await?;
+    /// let want = Want { max_bytes: 1 << 20, min_bytes: 1, wait: Duration::from_secs(60) };
+    /// let slice = handle.read(&name, Offset(0), want).await?;
+    /// assert_eq!(slice.batches()?.len(), 1);
+    /// # engine.shutdown(Duration::from_secs(1))?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`HandleError`].
@@ -164,6 +209,28 @@ impl Handle {
 
     /// Runs `f` on core `shard` and waits for what it returns.
     ///
+    /// ```
+    /// # use kariz_engine::*;
+    /// # use std::time::Duration;
+    /// # let dir = std::env::temp_dir().join(format!("kariz-doc-on-{}", std::process::id()));
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # let engine = Engine::open(&dir, Config::default())?;
+    /// # let (handle, name) = (engine.handle(), TopicPartition::new("t", 0));
+    /// # let t = name.clone();
+    /// # let make = |shard: Shard| async move { shard.ensure(&t, LogConfig::default()).await.map(drop) };
+    /// # handle.on(ShardId(0), make).await??;
+    /// let there = name.clone();
+    /// let marks = handle.on(ShardId(0), |shard| async move {
+    ///     shard.partition(&there).map(|log| log.marks())
+    /// });
+    /// assert_eq!(marks.await??.written, Offset(0));
+    /// # engine.shutdown(Duration::from_secs(1))?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Closed`] if the engine has shut down or was dropped, or is before `f` has ended.
     pub async fn on<F, Fut, T>(&self, shard: ShardId, f: F) -> Result<T, Closed>
@@ -189,6 +256,27 @@ impl Handle {
     ///
     /// Waits for every core, for its counters are plain cells that only it can read: an append
     /// counts without an atomic. The cores' moments are not the same one.
+    ///
+    /// ```
+    /// # use kariz_engine::*;
+    /// # use std::time::Duration;
+    /// # let dir = std::env::temp_dir().join(format!("kariz-doc-metrics-{}", std::process::id()));
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # let engine = Engine::open(&dir, Config::default())?;
+    /// # let (handle, name) = (engine.handle(), TopicPartition::new("t", 0));
+    /// # let t = name.clone();
+    /// # let make = |shard: Shard| async move { shard.ensure(&t, LogConfig::default()).await.map(drop) };
+    /// # handle.on(ShardId(0), make).await??;
+    /// let cores = handle.metrics().await?;
+    /// let mut text = String::new();
+    /// metrics::prometheus(&cores, &mut text);
+    /// assert!(text.contains("kariz_appends_total{core=\"0\"} 0"));
+    /// # engine.shutdown(Duration::from_secs(1))?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Closed`] if the engine has shut down or was dropped.

@@ -192,6 +192,22 @@ impl<I: Io> Shard<I> {
     /// on this core from now on. Its settings are not stored: after the next start, say them again
     /// ([`Partition::configure`]); until then nothing of it is deleted.
     ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// let name = TopicPartition::new("orders", 0);
+    /// let config = LogConfig::parse([("segment.bytes", "1048576"), ("retention.ms", "3600000")])?;
+    /// let orders = shard.create(&name, config).await?;
+    /// assert_eq!(orders.config().segment_bytes, 1 << 20);
+    /// assert!(matches!(
+    ///     shard.create(&name, LogConfig::default()).await,
+    ///     Err(CreateError::Exists(_))
+    /// ));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`CreateError`].
     pub async fn create(
@@ -205,6 +221,18 @@ impl<I: Io> Shard<I> {
 
     /// The partition called `name`, with the settings `config`; made here if no core has it. Any
     /// number of tasks may ask for the same one at once.
+    ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// let name = TopicPartition::new("orders", 0);
+    /// let first = shard.ensure(&name, LogConfig::default()).await?;
+    /// let again = shard.ensure(&name, LogConfig::default()).await?;
+    /// assert_eq!(first.topic_id(), again.topic_id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`CreateError`], but `Exists`.
@@ -343,6 +371,18 @@ impl<I: Io> Shard<I> {
     /// Deletes a partition: it stops serving at once, and its files are unlinked. Of one that is
     /// lost ([`CreateError::Lost`]) it is forgotten that it ought to be there; the files of one that
     /// could not be opened stay, in a directory that says so.
+    ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// shard.delete(log.name()).await?;
+    /// assert!(matches!(log.append(&batch), Err(AppendError::Deleted)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
     ///
     /// # Errors
     /// Those of the disk; the partition serves no more all the same.

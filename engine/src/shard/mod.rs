@@ -60,6 +60,20 @@ pub(crate) struct Settings {
 }
 
 /// A handle to the core that the caller runs on; clones are the same core. It stays there.
+///
+/// ```
+/// # use kariz_engine::{io::sim::{Faults, World}, *};
+/// # World::new(1, Faults::none()).boot(|io| async move {
+/// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+/// let name = TopicPartition::new("orders", 0);
+/// assert!(matches!(shard.partition(&name), Err(NotHere::Unknown)));
+/// let orders = shard.create(&name, LogConfig::default()).await?;
+/// assert_eq!(shard.owner(&name), Some(shard.id()));
+/// assert_eq!(shard.partitions().len(), 1);
+/// # drop(orders);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).done().unwrap();
+/// ```
 pub struct Shard<I: Io = Uring>(Rc<Inner<I>>);
 
 impl<I: Io> Clone for Shard<I> {
@@ -174,6 +188,24 @@ impl<I: Io> Shard<I> {
 
     /// Waits for the first of several partitions to come far enough, or to fail; its place in
     /// `waits`, or `None` once `until` has passed.
+    ///
+    /// ```
+    /// # use kariz_engine::{io::sim::{Faults, World}, *};
+    /// # World::new(1, Faults::none()).boot(|io| async move {
+    /// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+    /// # let log = shard.ensure(&TopicPartition::new("t", 0), LogConfig::default()).await?;
+    /// # let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+    /// use kariz_engine::io::Io;
+    /// use std::time::Duration;
+    ///
+    /// let other = shard.ensure(&TopicPartition::new("other", 0), LogConfig::default()).await?;
+    /// other.append(&batch)?;
+    /// let waits = [(log, Mark::High, Offset(1)), (other, Mark::High, Offset(1))];
+    /// let until = shard.io().now().plus(Duration::from_secs(1));
+    /// assert_eq!(shard.any(&waits, until).await, Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).done().unwrap();
+    /// ```
     pub async fn any(
         &self,
         waits: &[(Partition<I>, Mark, Offset)],

@@ -5,6 +5,20 @@ use rustc_hash::FxHashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Why a core does not have a partition.
+///
+/// ```
+/// # use kariz_engine::{io::sim::{Faults, World}, *};
+/// # World::new(1, Faults::none()).boot(|io| async move {
+/// # let (shard, _) = sim::open(io, "/data".as_ref(), Default::default()).await?;
+/// let asked = TopicPartition::new("orders", 0);
+/// match shard.partition(&asked) {
+///     Ok(log) => println!("here, up to {}", log.marks().high_watermark),
+///     Err(NotHere::Elsewhere(core)) => println!("go to core {}", core.0),
+///     Err(NotHere::Unknown) => println!("there is none"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).done().unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotHere {
     /// No core has it: create it.

@@ -45,6 +45,34 @@ impl<T> Outcome<T> {
 /// A simulated machine: a disk, and the process that runs on it, if one does.
 ///
 /// When a test panics it prints its seed and the last operations.
+///
+/// ```
+/// use kariz_engine::io::sim::{Faults, World};
+/// use kariz_engine::*;
+///
+/// type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+///
+/// async fn write(io: io::sim::Sim) -> Result<Offset> {
+///     let (shard, _) = sim::open(io, "/data".as_ref(), sim::Options::default()).await?;
+///     let log = shard.create(&TopicPartition::new("orders", 0), LogConfig::default()).await?;
+///     let batch = Batch::build().record(None, Some(b"one coffee"), &[], None).done()?;
+///     let span = log.append(&batch)?;
+///     log.reach(Mark::Durable, &span).await?;
+///     Ok(span.end)
+/// }
+///
+/// async fn look(io: io::sim::Sim) -> Result<Offset> {
+///     let (shard, recovery) = sim::open(io, "/data".as_ref(), sim::Options::default()).await?;
+///     assert!(!recovery.was_clean);
+///     Ok(shard.partition(&TopicPartition::new("orders", 0))?.marks().written)
+/// }
+///
+/// let mut world = World::new(42, Faults::none());
+/// let end = world.boot(write).done()?;
+/// world.crash();
+/// assert_eq!(world.boot(look).done()?, end);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct World {
     seed: u64,
     shared: Shared,
