@@ -182,6 +182,27 @@ fn links_in_documents_resolve() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn files_that_the_engine_s_documents_name_are_there() {
+    let sources: Vec<String> = sources().into_iter().map(|(name, _)| format!("/{name}")).collect();
+    let mut wrong = Vec::new();
+    let mut named = 0;
+    for file in files(&root().join("engine"), "md") {
+        let text = fs::read_to_string(&file).unwrap();
+        // Outside of blocks: there backquotes come in pairs.
+        for prose in text.split("```").step_by(2) {
+            for code in prose.split('`').skip(1).step_by(2).filter(|code| code.ends_with(".rs")) {
+                named += 1;
+                if !sources.iter().any(|source| source.ends_with(&format!("/{code}"))) {
+                    wrong.push(format!("{}: {code}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(named > 20, "the documents are not where they were");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// What stands in backquotes at the start of each row of the table.
 fn first_cells(table: &str) -> Vec<&str> {
     table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect()
