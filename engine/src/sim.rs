@@ -47,6 +47,7 @@
 //! # Ok::<_, std::io::Error>(())
 //! ```
 
+use crate::futures::{Either, Signal, either};
 use crate::io::Io;
 use crate::io::sim::{Faults, Outcome, Sim, SimConn, World};
 use crate::partition::Event;
@@ -123,6 +124,26 @@ pub async fn connect(io: &Sim, at: SocketAddr) -> io::Result<SimConn> {
     }
 }
 
+/// Runs `app` as a task, counted until it ends; waits for it to fail, and says why.
+fn serve<E: std::error::Error + 'static>(
+    shard: &Shard<Sim>,
+    app: impl Future<Output = Result<(), E>> + 'static,
+) -> impl Future<Output = String> {
+    let (failed, running) = (Rc::new((RefCell::default(), Signal::default())), shard.guard());
+    let its = Rc::clone(&failed);
+    shard.spawn(async move {
+        if let Err(error) = app.await {
+            *its.0.borrow_mut() = format!("the app has failed: {error}");
+            its.1.set();
+        }
+        drop(running);
+    });
+    async move {
+        failed.1.wait().await;
+        failed.0.take()
+    }
+}
+
 /// Where a [`Machine`] keeps its log.
 const DIR: &str = "/data";
 /// How long a shutdown may take in virtual time. The grace of its connections is a part of it.
@@ -160,10 +181,10 @@ where
     /// is killed first. A client begins with [`connect`].
     ///
     /// # Errors
-    /// The outcome is one if the core could not be opened.
+    /// The outcome is one if the core could not be opened, or `app` failed.
     ///
     /// # Panics
-    /// With what a task panicked with; if `app` fails.
+    /// With what a task panicked with.
     pub fn run<T, Client>(&mut self, client: impl FnOnce(Sim) -> Client) -> Outcome<io::Result<T>>
     where
         T: 'static,
@@ -177,14 +198,11 @@ where
             async move {
                 let (shard, _) = open(io.clone(), Path::new(DIR), options).await?;
                 *slot.borrow_mut() = Some((io, shard.clone()));
-                let (running, served) = (shard.guard(), app(shard.clone()));
-                shard.spawn(async move {
-                    if let Err(error) = served.await {
-                        panic!("the app has failed: {error}");
-                    }
-                    drop(running);
-                });
-                Ok(client.await)
+                let failed = serve(&shard, app(shard.clone()));
+                match either(client, failed).await {
+                    Either::Left(done) => Ok(done),
+                    Either::Right(why) => Err(io::Error::other(why)),
+                }
             }
         });
         self.running = opened.take();
