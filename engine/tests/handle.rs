@@ -180,6 +180,38 @@ fn many_may_want_the_same_partition_at_once() {
     engine.shutdown(Duration::from_secs(1)).unwrap();
 }
 
+/// Answers that are ready at once go out together; nobody waits for one who does not look at its own.
+#[test]
+fn an_append_that_is_begun_and_left_alone_holds_nobody_up() {
+    let dir = Dir::new("left-alone");
+    let engine = dir.open();
+    let handle = engine.handle();
+    block_on(create(&handle, 0, 0)).unwrap();
+    block_on(async {
+        let log = name(0);
+        for round in 0..20 {
+            let mut begun: Vec<_> = (0..4)
+                .map(|_| Box::pin(handle.append(&log, batch(b"begun"), Mark::Appended)))
+                .collect();
+            for append in &mut begun {
+                let polled = std::future::poll_fn(|cx| {
+                    std::task::Poll::Ready(append.as_mut().poll(cx).is_pending())
+                });
+                polled.await;
+            }
+            // The last of them first, and on every second round without the first.
+            if round % 2 == 0 {
+                drop(begun.remove(0));
+            }
+            while let Some(append) = begun.pop() {
+                append.await.unwrap();
+            }
+        }
+    });
+    assert_eq!(block_on(values(&handle, 0)).len(), 80);
+    engine.shutdown(Duration::from_secs(1)).unwrap();
+}
+
 #[test]
 fn errors_say_whether_the_records_may_be_there() {
     let dir = Dir::new("written");

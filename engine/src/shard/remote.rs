@@ -6,7 +6,11 @@ use crate::batch::Batch;
 use crate::io::Io;
 use crate::partition::{Mark, Partition, Reach, Span};
 use crate::types::TopicPartition;
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::yield_now;
 
@@ -17,6 +21,9 @@ const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 const UNIT_BYTES: usize = 1 << 10;
 /// How many are appended before others have their turn. Source: some 50 us of the smallest.
 const APPENDS_A_TURN: usize = 256;
+
+/// Others do not wait longer than this for one who does not look at its answer.
+const LOOKED_AT_WITHIN: Duration = Duration::from_millis(1);
 
 /// The way of appends to one core.
 pub(super) struct Queue {
@@ -33,15 +40,38 @@ pub(crate) struct RemoteAppend {
 }
 
 struct Answer {
-    to: oneshot::Sender<Result<Span, HandleError>>,
+    to: oneshot::Sender<Told>,
     /// Its share of what may be in flight.
     _room: OwnedSemaphorePermit,
 }
 
 impl Answer {
-    fn send(self, what: Result<Span, HandleError>) {
-        // Whoever asked may have gone.
-        let _gone = self.to.send(what);
+    fn send(self, told: Told) {
+        // Whoever asked may have gone; what it would have taken along goes out from here then.
+        let _gone = self.to.send(told);
+    }
+}
+
+type Outcome = Result<Span, HandleError>;
+
+/// What one who asked is told, and what is to be told to others with it.
+struct Told {
+    outcome: Outcome,
+    _others: Option<Others>,
+}
+
+/// Answers that are ready at once. The first takes the others along, and its thread sends them on: to
+/// wake a task of another thread takes a system call, of one's own none. Source: `append --handle`,
+/// 0.84 against 1.6 million appends/s. Whoever first drops its share of them sends them.
+#[derive(Clone)]
+struct Others(Arc<Mutex<Vec<(Answer, Outcome)>>>);
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        let others = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for (answer, outcome) in others {
+            answer.send(Told { outcome, _others: None });
+        }
     }
 }
 
@@ -65,7 +95,7 @@ impl Queue {
         let answer = Answer { to, _room: room.map_err(|_| Closed)? };
         let append = RemoteAppend { name: name.clone(), batch, until, answer };
         self.appends.send(append).map_err(|_| Closed)?;
-        answered.await.map_err(|_| Closed)?
+        answered.await.map_err(|_| Closed)?.outcome
     }
 }
 
@@ -78,6 +108,7 @@ pub(crate) async fn take_appends<I: Io>(
     while queue.recv_many(&mut taken, APPENDS_A_TURN).await > 0 {
         shard.room().await;
         let mut last: Option<Partition<I>> = None;
+        let mut refused = Vec::new();
         // One list a mark: an append that is only to be written waits for no disk.
         let (mut appended, mut durable, mut high) = (Vec::new(), Vec::new(), Vec::new());
         for RemoteAppend { name, batch, until, answer } in taken.drain(..) {
@@ -86,7 +117,7 @@ pub(crate) async fn take_appends<I: Io>(
                 None => match shard.partition(&name) {
                     Ok(partition) => partition,
                     Err(_) => {
-                        answer.send(Err(HandleError::Unknown(name)));
+                        refused.push((answer, Err(HandleError::Unknown(name))));
                         continue;
                     }
                 },
@@ -100,22 +131,47 @@ pub(crate) async fn take_appends<I: Io>(
                     };
                     waits.push((partition.reach(until, &span), span, answer));
                 }
-                Err(error) => answer.send(Err(error.into())),
+                Err(error) => refused.push((answer, Err(error.into()))),
             }
             last = Some(partition);
         }
         for waits in [appended, durable, high].into_iter().filter(|waits| !waits.is_empty()) {
-            shard.spawn(answer_in_order(waits));
+            shard.spawn(answer_in_order(shard.clone(), waits));
         }
+        tell(&shard, refused);
         // What is staged is written before more is taken.
         yield_now().await;
     }
 }
 
 /// In the order of the appends: those behind are never further than those before, in one partition.
-async fn answer_in_order<I: Io>(waits: Vec<(Reach<I>, Span, Answer)>) {
-    for (reach, span, answer) in waits {
-        let reached = reach.await;
-        answer.send(reached.map(|()| span).map_err(HandleError::from));
+async fn answer_in_order<I: Io>(shard: Shard<I>, waits: Vec<(Reach<I>, Span, Answer)>) {
+    let mut ready = Vec::new();
+    for (mut reach, span, answer) in waits {
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut reach).poll(cx))).await;
+        let reached = match polled {
+            Poll::Ready(reached) => reached,
+            Poll::Pending => {
+                tell(&shard, std::mem::take(&mut ready));
+                reach.await
+            }
+        };
+        ready.push((answer, reached.map(|()| span).map_err(HandleError::from)));
     }
+    tell(&shard, ready);
+}
+
+/// Sends the answers in `ready`, the first of them first.
+fn tell<I: Io>(shard: &Shard<I>, ready: Vec<(Answer, Outcome)>) {
+    let mut ready = ready.into_iter();
+    let Some((answer, outcome)) = ready.next() else { return };
+    let others = (ready.len() > 0).then(|| Others(Arc::new(Mutex::new(ready.collect()))));
+    if let Some(others) = others.clone() {
+        let waited = shard.io().sleep(LOOKED_AT_WITHIN);
+        shard.spawn(async move {
+            waited.await;
+            drop(others);
+        });
+    }
+    answer.send(Told { outcome, _others: others });
 }
