@@ -63,12 +63,29 @@ def java():
 
 
 def kcat():
-    """kcat, from Debian if the machine has none."""
-    if not shutil.which("kcat"):
-        quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    """kcat."""
+    return debian("kcat", "kcat")
+
+
+def curl():
+    """curl, for the transcript of the engine's example `http`."""
+    return debian("curl", "curl")
+
+
+def redis():
+    """redis-cli and redis-benchmark, and a server to compare with, for that of `resp`."""
+    debian("redis-server", "redis-server")
+    return debian("redis-cli", "redis-tools")
+
+
+def debian(program, package):
+    """`program`, from Debian if the machine has none."""
+    if not shutil.which(program):
+        # At this runlevel no service is started: it would hold a port that a test wants.
+        quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
         call("apt-get", "update", "-qq", env=quiet)
-        call("apt-get", "install", "-y", "-qq", "--no-install-recommends", "kcat", env=quiet)
-    return "kcat"
+        call("apt-get", "install", "-y", "-qq", "--no-install-recommends", package, env=quiet)
+    return program
 
 
 def cargo_deny():
@@ -115,7 +132,7 @@ def call(*command, **options):
 
 
 if __name__ == "__main__":
-    everything = [kcat, python, node_modules, franz_go, java, cargo_deny, cargo_public_api]
+    everything = [kcat, curl, redis, python, node_modules, franz_go, java, cargo_deny, cargo_public_api]
     for install in everything:
         if len(sys.argv) == 1 or install.__name__ in sys.argv[1:]:
             print(install.__name__, install(), flush=True)
