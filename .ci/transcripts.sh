@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 # A server that is a page or three, comments and all.
 lines_max=200
-python3 server/tests/clients/install.py curl redis
-cargo build --release --locked -p kariz-engine --examples
+python3 server/tests/clients/install.py curl redis kcat
+cargo build --release --locked -p kariz-engine -p kariz-server --examples
 for main in engine/examples/*/main.rs; do
     lines=$(wc -l <"$main")
     if [ "$lines" -ge "$lines_max" ]; then

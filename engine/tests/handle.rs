@@ -208,7 +208,9 @@ fn an_append_that_is_begun_and_left_alone_holds_nobody_up() {
             }
         }
     });
-    assert_eq!(block_on(values(&handle, 0)).len(), 80);
+    // What comes last is seen once all before it is.
+    block_on(handle.append(&name(0), batch(b"last"), Mark::High)).unwrap();
+    assert_eq!(block_on(values(&handle, 0)).len(), 81);
     engine.shutdown(Duration::from_secs(1)).unwrap();
 }
 

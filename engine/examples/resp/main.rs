@@ -63,9 +63,9 @@ impl<I: Io> Session<I> {
     /// Takes what the client sends; false once it has gone, sends too much, or the engine stops.
     async fn receive(&mut self) -> Result<bool> {
         self.shard.room().await;
-        let chunk = tokio::select! {
-            chunk = self.conn.recv() => chunk?,
+        let chunk = tokio::select! { biased;
             () = self.shard.stopping() => None,
+            chunk = self.conn.recv() => chunk?,
         };
         self.input.extend_from_slice(chunk.as_deref().unwrap_or_default());
         Ok(chunk.is_some() && self.input.len() <= REQUEST_BYTES_MAX)
@@ -158,7 +158,7 @@ impl<I: Io> Session<I> {
             if shard.io().now() >= until || !waits.iter().all(|(stream, ..)| stream.can_grow()) {
                 return Ok(b"*-1\r\n".into());
             }
-            tokio::select! {
+            tokio::select! { biased;
                 _ = shard.any(&waits, until) => {}
                 open = self.receive() => if !open? { return Err("the engine stops".into()) },
             }
